@@ -1,0 +1,37 @@
+# Needs Python 3.11, make and git; everything else comes from the pinned lock.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: study test lint docs bench lock clean
+
+study: $(READY)
+	$(BIN)/shrinkage run examples/digits.toml -o runs/digits
+
+test: $(READY)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/penalty_step.py
+	$(BIN)/python benchmarks/storing.py
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --no-header --no-annotate --generate-hashes --no-emit-index-url --extra dev --python-version 3.11 pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,43 @@
+"""Shrinkage: the regularization workbench for Keras 3.
+
+Four verbs: **apply** a recipe of penalties to any model, **study** kinds and strengths side by side,
+**report** what is true with its uncertainty, **compact** exact zeros into a smaller model.
+
+Names are loaded when first used; importing the package loads neither Keras nor JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from shrinkage.penalties import L1 as L1
+    from shrinkage.penalties import L1L2 as L1L2
+    from shrinkage.penalties import L2 as L2
+    from shrinkage.penalties import STRENGTH as STRENGTH
+    from shrinkage.recipe import Recipe as Recipe
+    from shrinkage.recipe import Rule as Rule
+    from shrinkage.recipe import apply as apply
+    from shrinkage.recipe import describe as describe
+    from shrinkage.recipe import strip as strip
+
+_HOME = {
+    "shrinkage.penalties": ("L1", "L2", "L1L2", "STRENGTH"),
+    "shrinkage.recipe": ("Recipe", "Rule", "apply", "strip", "describe"),
+}
+_ROOM = {name: room for room, names in _HOME.items() for name in names}
+
+__all__ = [*_ROOM, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM:
+        raise AttributeError(f"module 'shrinkage' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ROOM[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

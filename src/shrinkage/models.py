@@ -1,0 +1,145 @@
+"""Small reference networks for examples and tests.
+
+A model reference in a study, ``"module:function"``, is called as these are: with the input shape and the
+number of classes of the data, and then the study's ``model_options``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from shrinkage.errors import ModelError
+from shrinkage.penalties import check_strength
+
+
+def mlp(
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    hidden: Sequence[int] = (128,),
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+) -> Any:
+    """Return a built multi-layer perceptron: flatten, then dense relu layers, then a head.
+
+    Parameters
+    ----------
+    input_shape
+        The shape of one sample.
+    classes
+        Number of classes for a softmax head; 0 for regression, a single linear output.
+    hidden
+        Units of each hidden layer, named ``dense_1``, ``dense_2``, …; the head is ``head``.
+    dropout
+        Rate after each hidden layer, in [0, 1).
+    batch_norm
+        Whether BatchNormalization stands between each hidden layer and its relu.
+
+    Raises
+    ------
+    ModelError
+        If an option is out of range.
+
+    Examples
+    --------
+    >>> mlp((8, 8, 1), 10, hidden=[16]).output_shape
+    (None, 10)
+    """
+    layers = [keras.Input(tuple(input_shape))]
+    if len(input_shape) > 1:
+        layers.append(keras.layers.Flatten(name="flatten"))
+    layers += _dense(hidden, dropout, batch_norm)
+    return keras.Sequential([*layers, _head(classes)], name="mlp")
+
+
+def cnn(
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    filters: Sequence[int] = (32, 64),
+    dense: Sequence[int] = (),
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+) -> Any:
+    """Return a built convolutional network: 3×3 ``valid`` convolution, relu and 2×2 max-pool a filter entry.
+
+    Parameters
+    ----------
+    input_shape
+        Height, width, channels.
+    classes
+        Number of classes for a softmax head; 0 for regression, a single linear output.
+    filters
+        Filters of each convolution, named ``conv_1``, ``conv_2``, ….
+    dense
+        Units of the dense relu layers before the head, named ``dense_1``, …; the head is ``head``.
+    dropout
+        Rate after each pooling and each dense layer, in [0, 1).
+    batch_norm
+        Whether BatchNormalization stands between each layer and its relu.
+
+    Raises
+    ------
+    ModelError
+        If the input is no image, an option is out of range, or the image is too small for the entries.
+
+    Examples
+    --------
+    >>> cnn((8, 8, 1), 10, filters=[4], dense=[16]).output_shape
+    (None, 10)
+    """
+    if len(input_shape) != 3:
+        raise ModelError(f"cnn needs images (height, width, channels); one sample has shape {tuple(input_shape)}.")
+    layers = [keras.Input(tuple(input_shape))]
+    side = min(input_shape[:2])
+    for i, units in enumerate(_units("filters", filters), 1):
+        if side < 4:
+            raise ModelError(
+                f"filters={list(filters)} does not fit images of {input_shape[0]}×{input_shape[1]}: "
+                f"only {i - 1} 3×3 convolution and 2×2 pooling fit. Use fewer entries."
+            )
+        side = (side - 2) // 2
+        layers += _activated(keras.layers.Conv2D, f"conv_{i}", batch_norm, units, 3)
+        layers.append(keras.layers.MaxPooling2D(2, name=f"pool_{i}"))
+        layers += _dropout(dropout, f"pool_{i}")
+    layers.append(keras.layers.Flatten(name="flatten"))
+    layers += _dense(dense, dropout, batch_norm)
+    return keras.Sequential([*layers, _head(classes)], name="cnn")
+
+
+def _dense(hidden: Sequence[int], dropout: float, batch_norm: bool) -> list[Any]:
+    layers: list[Any] = []
+    for i, units in enumerate(_units("hidden", hidden), 1):
+        layers += _activated(keras.layers.Dense, f"dense_{i}", batch_norm, units)
+        layers += _dropout(dropout, f"dense_{i}")
+    return layers
+
+
+def _activated(layer: Any, name: str, batch_norm: bool, *sizes: int) -> list[Any]:
+    if not batch_norm:
+        return [layer(*sizes, activation="relu", name=name)]
+    normalization = keras.layers.BatchNormalization(name=f"{name}_norm")
+    return [layer(*sizes, name=name), normalization, keras.layers.Activation("relu", name=f"{name}_relu")]
+
+
+def _dropout(rate: float, name: str) -> list[Any]:
+    if check_strength(rate, "dropout") >= 1:
+        raise ModelError(f"dropout must lie in [0, 1); got {rate!r}.")
+    return [keras.layers.Dropout(rate, name=f"{name}_dropout")] if rate else []
+
+
+def _head(classes: int) -> Any:
+    if classes:
+        return keras.layers.Dense(classes, activation="softmax", name="head")
+    return keras.layers.Dense(1, name="head")
+
+
+def _units(name: str, given: Any) -> list[int]:
+    units = list(given) if isinstance(given, (list, tuple)) else [given]
+    for n in units:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ModelError(f"{name} must be a list of whole numbers ≥ 1; got {given!r}.")
+    return units

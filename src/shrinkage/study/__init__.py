@@ -1,0 +1,1 @@
+"""Studies: arms × strengths × seeds × folds, run, stored, compared."""

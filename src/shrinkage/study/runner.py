@@ -1,0 +1,250 @@
+"""The runner: from a spec to a finished run directory, resumable at every moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import pandas as pd
+
+from shrinkage.data import Data
+from shrinkage.errors import RunError
+from shrinkage.recipe import Recipe, apply, strip
+from shrinkage.study import design, selection
+from shrinkage.study.compare import summarise
+from shrinkage.study.design import Trial
+from shrinkage.study.references import ModelSource, model_source
+from shrinkage.study.spec import StudySpec
+from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_json, write_text
+from shrinkage.study.summary import Summary
+from shrinkage.training.initial import with_fresh_names
+from shrinkage.training.keras_loop import KerasLoop
+from shrinkage.training.objective import Objective, resolve_objective
+from shrinkage.training.task import Record, Result, Task
+
+
+class Observer(Protocol):
+    """Who watches a run: the progress display, a log, a test."""
+
+    def begin(self, spec: StudySpec, total: int, done: int) -> None:
+        """Trials are about to be trained: ``total`` in all, ``done`` found finished."""
+
+    def say(self, line: str) -> None:
+        """Something worth one line."""
+
+    def epoch(self, record: Record) -> None:
+        """An epoch of a trial has ended."""
+
+    def trial(self, trial: Trial, result: Result) -> None:
+        """A trial has ended and is stored."""
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def begin(self, spec: StudySpec, total: int, done: int) -> None: ...
+    def say(self, line: str) -> None: ...
+    def epoch(self, record: Record) -> None: ...
+    def trial(self, trial: Trial, result: Result) -> None: ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the trials of a study have in common: the task, and what to score on."""
+
+    spec: StudySpec
+    data: Data
+    source: ModelSource
+    objective: Objective
+    loop: KerasLoop
+    trials: tuple[Trial, ...]
+
+
+def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
+    """Build the model once, check everything that can be checked before training, and list the trials."""
+    source = model_source(spec, data, allow_code)
+    model = with_fresh_names(source.build)
+    strip(model)
+    for arm in spec.all_arms:  # every arm must fit the model before the first is trained
+        recipe = Recipe(arm.recipe)
+        apply(model, recipe.at(1.0) if recipe.varies else recipe)
+        strip(model)
+    training = spec.training
+    objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
+    task = Task(
+        build=source.build,
+        recipes={arm.name: Recipe(arm.recipe) for arm in spec.all_arms},
+        x=data.x_train,
+        y=data.y_train,
+        splits=design.splits(spec, data.y_train),
+        objective=objective,
+        optimizer=training.optimizer,
+        learning_rate=training.learning_rate,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        early_stopping=training.early_stopping,
+        fresh=spec.initial == "fresh",
+        scaled=data.scaled,
+    )
+    facts = {"data": data.fingerprint(), "model": source.fingerprint, "backend": keras.backend.backend()}
+    return Bench(spec, data, source, objective, KerasLoop(task), design.trials(spec, facts))
+
+
+def open_directory(spec: StudySpec, directory: RunDirectory) -> None:
+    """Write the spec into a new directory, or check that an existing one holds the same.
+
+    Raises
+    ------
+    RunError
+        If the directory holds another study, with the difference.
+    """
+    if not directory.exists:
+        write_text(directory.spec, spec.to_toml())
+        return
+    before = StudySpec.read(directory.spec)
+    changed = before.differences(spec)
+    if changed:
+        raise RunError(
+            f"{str(directory.path)!r} holds a run of another study ({'; '.join(changed[:5])}"
+            f"{'; …' if len(changed) > 5 else ''}). Give another directory, or --restart to begin anew."
+        )
+
+
+def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
+    """Train what is not yet trained, score the reported arms once, and write the answer.
+
+    The caller holds the directory's lock.
+    """
+    spec = bench.spec
+    open_directory(spec, directory)
+    store = TrialStore(directory.path, spec.storage, spec.name)
+    store.claim(_digest(spec, bench.trials), [arm.name for arm in spec.all_arms])
+    todo = design.pending(bench.trials, store.finished())
+    observer.begin(spec, len(bench.trials), len(bench.trials) - len(todo))
+    _say_how(bench, observer)
+    by_lane = {trial.lane: trial for trial in todo}
+    for result in bench.loop.run([trial.lane for trial in todo], observer.epoch):
+        trial = by_lane[result.lane]
+        _store(trial, result, directory, store)
+        observer.trial(trial, result)
+        if trial.cell != _next_cell(todo, trial):
+            _prune(bench, directory, store)
+    finished = store.finished()
+    scores = _score(bench, directory, frame(spec, finished, {}), observer)
+    summary = answer(bench, directory, frame(spec, finished, scores))
+    write_json(directory.summary, summary.to_json())
+    _save_best(bench, directory, summary, finished)
+    return summary
+
+
+def _say_how(bench: Bench, observer: Observer) -> None:
+    observer.say(f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time.")
+    if bench.spec.folds and bench.spec.initial == "saved":
+        observer.say(
+            "Careful: the saved weights may have seen the rows that folds validate on; then the scores are too good."
+        )
+
+
+def _digest(spec: StudySpec, trials: tuple[Trial, ...]) -> str:
+    content = [spec.name, [t.key for t in trials]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
+
+
+def _next_cell(todo: tuple[Trial, ...], trial: Trial) -> tuple[str, float | None] | None:
+    after = todo.index(trial) + 1
+    return todo[after].cell if after < len(todo) else None
+
+
+def _store(trial: Trial, result: Result, directory: RunDirectory, store: TrialStore) -> None:
+    rows = [{"epoch": r.epoch, **r.values} for r in result.records]
+    directory.write_curve(trial, rows)
+    if result.state == "complete":
+        directory.write_weights(trial.key, result.weights)
+    store.add(trial, result.state, {"epochs": result.best, **result.values})
+
+
+def _prune(bench: Bench, directory: RunDirectory, store: TrialStore) -> None:
+    """Keep weights only of each arm's best cell so far: those that may still be scored on test data."""
+    chosen = _chosen_cells(frame(bench.spec, store.finished(), {}))
+    directory.keep_weights([t.key for t in bench.trials if t.cell in chosen])
+
+
+def _chosen_cells(table: pd.DataFrame) -> set[tuple[str, float | None]]:
+    choices = selection.select(selection.cells(table))
+    return {(arm, choice.strength) for arm, choice in choices.items() if choice.chosen is not None}
+
+
+def _score(bench: Bench, directory: RunDirectory, table: pd.DataFrame, observer: Observer) -> Mapping[str, Any]:
+    """Score the chosen cell of each arm on the test split, each trial once."""
+    scores = directory.test_scores()
+    chosen = _chosen_cells(table)
+    todo = [t for t in bench.trials if t.cell in chosen and t.key not in scores]
+    if todo:
+        observer.say(f"Scoring {len(todo)} trials of the reported arms on the test split, once.")
+    x, y = bench.data.scaled(bench.data.x_test) if todo else None, bench.data.y_test
+    for trial in todo:
+        weights = directory.read_weights(trial.key)
+        if weights is None:  # removed by hand: train it again, to the same bits
+            weights = next(iter(bench.loop.run([trial.lane], observer.epoch))).weights
+            directory.write_weights(trial.key, weights)
+        values = bench.loop.score(trial.lane, weights, x, y)
+        scores[trial.key] = {f"test_{name}": value for name, value in values.items()}
+    if todo:
+        directory.write_test_scores(scores)
+    directory.keep_weights([t.key for t in bench.trials if t.cell in chosen])
+    return scores
+
+
+def frame(spec: StudySpec, finished: Mapping[str, Any], scores: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the tidy table: one row a finished trial, in the order of the arms, strengths, seeds and folds."""
+    columns = ["arm", "strength", "seed", "fold", "state", "epochs", "train_data_loss", "val_data_loss", "penalty"]
+    columns += ["train_accuracy", "val_accuracy", "test_data_loss", "test_accuracy"]
+    rows = [
+        {**dict.fromkeys(columns), **row, **scores.get(key, {}), "key": key} for key, row in finished.items()
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else [*columns, "key"])
+    numbers = [c for c in table.columns if c not in ("arm", "state", "key", "seed", "fold", "epochs")]
+    table[numbers] = table[numbers].astype(float)
+    order = {arm.name: i for i, arm in enumerate(spec.all_arms)}
+    table["place"] = table["arm"].map(order)
+    table = table.sort_values(["place", "strength", "seed", "fold"], ignore_index=True)
+    return table.drop(columns="place")
+
+
+def answer(bench: Bench, directory: RunDirectory, table: pd.DataFrame) -> Summary:
+    """Return the comparison of the arms, from the stored trials."""
+    spec = bench.spec
+    curves = directory.curves(list(table["key"]))
+    split = bench.loop.task.splits[0]
+    return summarise(
+        table.drop(columns="key"),
+        curves,
+        baseline=spec.baseline.name,
+        classification=bench.objective.classification,
+        folds=spec.folds,
+        one_split=spec.folds is None,
+        n_test_over_n_train=len(split.validation) / len(split.train) if spec.folds else None,
+        early_stopping=spec.training.early_stopping is not None,
+    )
+
+
+def _save_best(bench: Bench, directory: RunDirectory, summary: Summary, finished: Mapping[str, Any]) -> None:
+    """Write ``models/best.keras``: the recommended arm at its strength, of the seed with the lowest loss."""
+    best = summary.recommended
+    if best is None:
+        return
+    cell = (best.arm, best.strength)
+    ranked = sorted((finished[t.key]["val_data_loss"], t.key, t) for t in bench.trials if t.cell == cell)
+    weights = directory.read_weights(ranked[0][1])
+    if weights is None:
+        return
+    model = with_fresh_names(bench.source.build)
+    strip(model)
+    recipe = bench.loop.task.recipes[best.arm]
+    apply(model, recipe if best.strength is None else recipe.at(best.strength))
+    model.set_weights(list(weights))
+    save_model(model, directory.models / "best.keras")

@@ -1,0 +1,277 @@
+"""One directory a run: what is stored, and how nothing of it is lost.
+
+Every file is written beside its place, flushed to disk and renamed, so that a kill at any moment leaves
+either the old one or the new one. A trial's curve and weights are stored before its row in the database,
+and a trial is finished when that row is there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+import numpy as np
+import optuna
+import pandas as pd
+from numpy.typing import NDArray
+
+from shrinkage.errors import RunError
+from shrinkage.study.design import Trial
+
+_FORMAT = 1
+_OWN = ("study.toml", "study.db", "curves", "models", "inputs", "summary.json", "test.json", "validation_curve.png", "learning_curves.png")
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda file: _discard(file.write(text.encode())))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; NaN is not allowed in it."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def save_model(model: Any, path: Path) -> None:
+    """Save a Keras model atomically as a ``.keras`` file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+        temporary = Path(folder) / path.name
+        model.save(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def _discard(_: object) -> None:
+    """Make an expression a statement."""
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Parameters
+    ----------
+    path
+        The directory; made on first writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "study.toml"
+        self.summary = path / "summary.json"
+        self.models = path / "models"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a study was begun here."""
+        return self.spec.exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory: one driver at a time. The lock falls with the process, however it ends.
+
+        Raises
+        ------
+        RunError
+            If another process holds it, or the directory holds something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{str(self.path)!r} is a file; give a directory for the run.")
+        foreign = [p.name for p in self.path.iterdir()] if self.path.is_dir() and not self.exists else []
+        foreign = [name for name in foreign if name not in _OWN and not name.startswith(".")]
+        if foreign:
+            raise RunError(
+                f"{str(self.path)!r} holds {foreign[0]!r} and is not a run directory; give a new or an empty directory."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            with lock:
+                yield
+        except filelock.Timeout:
+            raise RunError(f"Another process is running the study in {str(self.path)!r}.") from None
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise RunError(f"The run directory {str(self.path)!r} can't be written: {error.strerror}.") from None
+
+    def clear(self) -> None:
+        """Remove what a run has written here, and nothing else."""
+        for name in _OWN:
+            place = self.path / name
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+
+    def curve(self, key: str) -> Path:
+        """Return where a trial's curve is."""
+        return self.path / "curves" / f"{key}.parquet"
+
+    def write_curve(self, trial: Trial, rows: Sequence[Mapping[str, float]]) -> None:
+        """Store a trial's curve: one row an epoch."""
+        frame = pd.DataFrame(rows)
+        for column in reversed(("arm", "strength", "seed", "fold")):
+            value = getattr(trial, column)
+            frame.insert(0, column, np.nan if value is None else value)
+        write_atomically(self.curve(trial.key), lambda file: frame.to_parquet(file, index=False))
+
+    def curves(self, keys: Sequence[str]) -> pd.DataFrame:
+        """Return the curves of these trials, one row a trial and epoch."""
+        parts = [pd.read_parquet(self.curve(key)) for key in keys if self.curve(key).exists()]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def weights(self, key: str) -> Path:
+        """Return where a trial's weights are kept while they may still be asked for."""
+        return self.models / f"{key}.npz"
+
+    def write_weights(self, key: str, weights: Sequence[NDArray[Any]]) -> None:
+        """Store a trial's weights, in the order of ``model.get_weights()``."""
+        # NumPy's format does not know bfloat16; float32 holds each of its values.
+        plain = [w if w.dtype.kind != "V" and w.dtype.name != "bfloat16" else w.astype("float32") for w in weights]
+        write_atomically(self.weights(key), lambda file: np.savez(file, *plain))
+
+    def read_weights(self, key: str) -> tuple[NDArray[Any], ...] | None:
+        """Return a trial's weights, or None if they are not kept."""
+        if not self.weights(key).exists():
+            return None
+        with np.load(self.weights(key), allow_pickle=False) as stored:
+            return tuple(stored[f"arr_{i}"] for i in range(len(stored.files)))
+
+    def keep_weights(self, keys: Sequence[str]) -> None:
+        """Remove the weights of all trials but these."""
+        for path in self.models.glob("*.npz") if self.models.exists() else ():
+            if path.stem not in keys:
+                path.unlink(missing_ok=True)
+
+    def test_scores(self) -> dict[str, dict[str, float]]:
+        """Return the test scores by trial key."""
+        path = self.path / "test.json"
+        scores: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        return scores
+
+    def write_test_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Store the test scores by trial key."""
+        write_json(self.path / "test.json", scores)
+
+
+class TrialStore:
+    """Finished trials in an Optuna storage: parameters, state, objective and figures.
+
+    Parameters
+    ----------
+    directory
+        The run's directory.
+    url
+        Any SQLAlchemy URL; None is ``study.db`` in the directory.
+    name
+        The study's name in the storage.
+
+    Raises
+    ------
+    RunError
+        If the storage can't be opened.
+    """
+
+    def __init__(self, directory: Path, url: str | None, name: str) -> None:
+        self._url = url or f"sqlite:///{(directory / 'study.db').resolve()}"
+        with _quiet():
+            try:
+                self._study = optuna.create_study(storage=self._url, study_name=name, load_if_exists=True)
+            except Exception as error:  # whatever the database's driver raises
+                reason = str(error).strip().partition("\n")[0]
+                raise RunError(f"The storage {_without_password(self._url)!r} can't be opened: {reason}") from error
+        self._arms: list[str] = []
+
+    def claim(self, digest: str, arms: Sequence[str]) -> None:
+        """Mark the stored study as the one with this hash and these arms; raise RunError if it is another."""
+        self._arms = list(arms)
+        found = self._study.user_attrs.get("digest")
+        if found is None:
+            self._study.set_user_attr("digest", digest)
+            self._study.set_user_attr("format", _FORMAT)
+        elif found != digest:
+            raise RunError(
+                f"The storage {_without_password(self._url)!r} holds another study named {self._study.study_name!r}, "
+                "or its data or model has changed since. Give this one another name, or --restart to begin anew."
+            )
+
+    def delete(self) -> None:
+        """Remove the study from its storage."""
+        optuna.delete_study(study_name=self._study.study_name, storage=self._url)
+
+    def add(self, trial: Trial, state: str, figures: Mapping[str, Any]) -> None:
+        """Store a finished trial; a diverged one is Optuna's FAIL, which needs no value."""
+        space: dict[str, Any] = {"arm": optuna.distributions.CategoricalDistribution(self._arms)}
+        params: dict[str, Any] = {"arm": trial.arm, "seed": trial.seed, "fold": trial.fold}
+        space["seed"] = space["fold"] = optuna.distributions.IntDistribution(-1, 2**62)
+        if trial.strength is not None:
+            params["strength"] = trial.strength
+            space["strength"] = optuna.distributions.FloatDistribution(0.0, float(np.finfo("float64").max))
+        diverged = state == "diverged"
+        frozen = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.FAIL if diverged else optuna.trial.TrialState.COMPLETE,
+            value=None if diverged else figures["val_data_loss"],
+            params=params,
+            distributions=space,
+            user_attrs={"key": trial.key, "state": state, **_json_safe(figures)},
+        )
+        with _quiet():
+            self._study.add_trial(frozen)
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """Return each finished trial by its key: arm, strength (None: fixed), seed, fold, state, figures."""
+        rows = {}
+        for frozen in self._study.get_trials(deepcopy=False):
+            key = frozen.user_attrs.get("key")
+            if key is not None:
+                figures = {k: v for k, v in frozen.user_attrs.items() if k != "key"}
+                rows[key] = {"strength": None, **frozen.params, **figures}
+        return rows
+
+
+def _json_safe(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
+
+
+def _without_password(url: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except Exception:  # no URL at all
+        return url
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's log lines out of the progress display."""
+    logger = logging.getLogger("optuna")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,374 @@
+"""The facts of a study: frozen records that `compare` and `diagnose` compute and everything else reads.
+
+Figures, the terminal table, the report and ``summary.json`` draw on these and compute nothing of
+their own. Losses are data losses (penalty excluded) in the unit of the loss, accuracies are fractions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from shrinkage.study.stats import Estimate, PairedTest
+
+Over = Literal["seeds", "folds"]
+Edge = Literal["lower", "upper", "only"]
+Measure = Literal["test_accuracy", "test_data_loss"]
+Verdict = Literal["better", "worse", "no difference", "no test"]
+Status = Literal["underfit", "good", "overfit", "diverged"]
+
+FORMAT = 1  # of the JSON; raised when a field changes its meaning or goes away
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one strength, averaged over its trials.
+
+    Attributes
+    ----------
+    arm, strength
+        Which cell; ``strength`` is ``None`` for an arm without one.
+    over
+        What the standard errors are over. Over folds, seeds are averaged within each fold first.
+    trials, diverged
+        How many trials ran, and how many of them diverged (state, or a validation data loss that is
+        not finite). The estimates are over the others.
+    eligible
+        No trial diverged, so the cell may be chosen.
+    epochs, train_data_loss, val_data_loss, val_accuracy, penalty, test_data_loss, test_accuracy
+        Estimates; ``n = 0`` and NaN where nothing was measured.
+    """
+
+    arm: str
+    strength: float | None
+    over: Over
+    trials: int
+    diverged: int
+    eligible: bool
+    epochs: Estimate
+    train_data_loss: Estimate
+    val_data_loss: Estimate
+    val_accuracy: Estimate
+    penalty: Estimate
+    test_data_loss: Estimate
+    test_accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen for one arm, from its validation data loss alone.
+
+    Attributes
+    ----------
+    arm, over
+        The arm, and what the standard error is over.
+    strengths
+        Every strength tried, ascending; empty for an arm without one.
+    chosen
+        The cell with the lowest mean validation data loss (of equal ones the largest strength), or
+        ``None`` where every cell has a diverged trial.
+    one_se
+        The cell of the largest strength whose mean is at most ``threshold``; ``None`` without a
+        choice, without strengths, or with one unit only, where the standard error does not exist.
+    threshold
+        Minimum plus the standard error of the minimum; NaN where that does not exist.
+    edge
+        ``"lower"`` or ``"upper"`` where the chosen strength ends the grid, so that the optimum may lie
+        outside; ``"only"`` where it is the only strength tried; else ``None``.
+    ineligible
+        How many cells have a diverged trial.
+    """
+
+    arm: str
+    over: Over
+    strengths: tuple[float, ...]
+    chosen: Cell | None
+    one_se: Cell | None
+    threshold: float
+    edge: Edge | None
+    ineligible: int
+
+    @property
+    def strength(self) -> float | None:
+        """The chosen strength; ``None`` without a choice, and for an arm without strengths."""
+        return self.chosen.strength if self.chosen else None
+
+    @property
+    def one_se_strength(self) -> float | None:
+        """The 1-SE strength, never below `strength`; ``None`` where there is none."""
+        return self.one_se.strength if self.one_se else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One trial of an arm and the baseline's trial of the same seed and fold.
+
+    Attributes
+    ----------
+    seed, fold
+        What the two trials share; ``fold`` is -1 without folds.
+    arm, baseline
+        The two values of the measure.
+    difference
+        ``arm - baseline``.
+    """
+
+    seed: int
+    fold: int
+    arm: float
+    baseline: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm against the baseline on test data, each at its own chosen strength.
+
+    Attributes
+    ----------
+    arm, baseline, measure
+        What is compared: ``arm - baseline`` of ``measure``.
+    over
+        What one unit of the test is: a seed, or a fold with its seeds averaged.
+    pairs
+        Every pair of trials, sorted by fold and seed.
+    test
+        Mean, spread, interval, p and detectable difference over the units.
+    p_holm
+        ``test.p`` after Holm's adjustment over the arms, within this measure.
+    verdict
+        ``"better"`` or ``"worse"`` where ``p_holm < 0.05``, by the sign of the mean; ``"no
+        difference"`` where that many units show none; ``"no test"`` with fewer than two units.
+    words
+        The verdict as it is shown.
+    sentence
+        The comparison in one sentence.
+    notes
+        What a reader must know besides, each one sentence.
+    """
+
+    arm: str
+    baseline: str
+    measure: Measure
+    over: Over
+    pairs: tuple[Pair, ...]
+    test: PairedTest
+    p_holm: float
+    verdict: Verdict
+    words: str
+    sentence: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How an arm's training went at its chosen strength (see `shrinkage.study.diagnose` for the rules).
+
+    Attributes
+    ----------
+    arm, strength
+        Which cell.
+    status
+        ``"underfit"``, ``"good"``, ``"overfit"`` or ``"diverged"``.
+    epochs
+        Epochs of the longest trial; 0 without curves.
+    turn_epoch
+        Epoch (from 1) where the mean validation data loss was lowest before it rose by more than
+        noise; ``None`` where it did not.
+    rise
+        Mean validation data loss at the last epoch minus its minimum.
+    gap_grew
+        The gap is wider at the last epoch than at the minimum: what rose is validation alone.
+    learned
+        The training data loss fell below its first value (taken for granted under three epochs).
+    last_fall
+        Fall of the mean validation data loss over the last tenth of the epochs, as a fraction of its
+        last value; negative for a rise.
+    still_falling
+        That fall is more than noise: training ended too early.
+    train_data_loss, val_data_loss, gap
+        At the end, that is of the weights that were kept. ``gap`` is validation - training.
+    gap_at_turn
+        The gap at ``turn_epoch``; NaN without a turn.
+    sentence, next_step
+        What was seen and what to try, each one sentence.
+    """
+
+    arm: str
+    strength: float | None
+    status: Status
+    epochs: int
+    turn_epoch: int | None
+    rise: float
+    gap_grew: bool
+    learned: bool
+    last_fall: float
+    still_falling: bool
+    train_data_loss: Estimate
+    val_data_loss: Estimate
+    gap: Estimate
+    gap_at_turn: float
+    sentence: str = ""
+    next_step: str = ""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The arm and strength with the lowest mean validation data loss of all choices.
+
+    Attributes
+    ----------
+    arm, strength
+        What is recommended; ``strength`` is ``None`` for an arm without one.
+    one_se_strength
+        The 1-SE strength of the same arm, or ``None``.
+    val_data_loss
+        The mean that won.
+    is_baseline
+        Nothing beat the baseline.
+    """
+
+    arm: str
+    strength: float | None
+    one_se_strength: float | None
+    val_data_loss: Estimate
+    is_baseline: bool
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """Everything that is said about one arm.
+
+    Attributes
+    ----------
+    arm, is_baseline
+        Which arm, and whether the others are compared with it.
+    cells
+        Every cell, by ascending strength.
+    selection
+        Chosen strength, 1-SE strength and edge. The arm's figures at its own best are those of
+        ``selection.chosen``.
+    trials, diverged
+        Over all cells.
+    accuracy, data_loss
+        Differences from the baseline on test data; ``None`` for the baseline, without a baseline, and
+        where either has no choice (``accuracy`` also for regression).
+    verdict
+        Words of the headline measure: accuracy for classification, data loss for regression.
+    diagnosis
+        ``None`` where no curves were given.
+    edge_note
+        One sentence where the chosen strength ends the grid.
+    notes
+        What else is to be known of this arm, each one sentence.
+    """
+
+    arm: str
+    is_baseline: bool
+    cells: tuple[Cell, ...]
+    selection: Selection
+    trials: int
+    diverged: int
+    accuracy: Difference | None
+    data_loss: Difference | None
+    verdict: str
+    diagnosis: Diagnosis | None
+    edge_note: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a study found.
+
+    Attributes
+    ----------
+    classification
+        Whether accuracy exists and is the headline measure.
+    over
+        What standard errors and tests are over.
+    seeds, folds
+        How many of each; ``folds`` is ``None`` for a holdout study.
+    one_split
+        All trials share one split of the data.
+    train_test_ratio
+        n_test/n_train where the tests are corrected for overlapping training sets, else ``None``.
+    baseline
+        The arm that the others are compared with, or ``None``.
+    arms
+        In the order of the frame.
+    recommended
+        ``None`` where every arm diverged.
+    headline, notes
+        Sentences: the result, and what it rests on.
+    """
+
+    classification: bool
+    over: Over
+    seeds: int
+    folds: int | None
+    one_split: bool
+    train_test_ratio: float | None
+    baseline: str | None
+    arms: tuple[ArmSummary, ...]
+    recommended: Recommendation | None
+    headline: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def arm(self, name: str) -> ArmSummary:
+        """Return the summary of the arm called ``name``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such arm.
+        """
+        for arm in self.arms:
+            if arm.arm == name:
+                return arm
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole tree as plain JSON types, with ``null`` for what does not exist.
+
+        Returns
+        -------
+        dict
+            Field by field, plus ``format``; equal to itself after ``json.dumps`` and ``json.loads``.
+        """
+        return {"format": FORMAT, **as_json(self)}
+
+
+def as_json(value: Any) -> Any:
+    """Turn records, tuples and numbers into plain JSON types.
+
+    Parameters
+    ----------
+    value
+        A record of this module or `stats`, a mapping, a sequence, or a scalar.
+
+    Returns
+    -------
+    dict, list, str, int, float, bool or None
+        NaN and infinities become ``None``.
+
+    Examples
+    --------
+    >>> as_json(Estimate(1.0, float("nan"), 1))
+    {'mean': 1.0, 'se': None, 'n': 1}
+    """
+    if dataclasses.is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,357 @@
+"""Every sentence that a study says, built from its facts: plain English, and numbers with sensible digits.
+
+Accuracy is said in percent and its differences in points (0.6 points = 0.006); other numbers have three
+significant digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from shrinkage.study.stats import ALPHA, POWER, Estimate
+from shrinkage.study.summary import Diagnosis, Difference, Measure, Over, Recommendation, Selection, Verdict
+
+FEW = 5  # below this many seeds or folds, what could have been found is always said
+
+# --- numbers -------------------------------------------------------------------------------------------
+
+
+def number(x: float) -> str:
+    """Write ``x`` with three significant digits, without a padded exponent.
+
+    Examples
+    --------
+    >>> [number(x) for x in (0.0312456, 3e-5, 1234.5, 2.0, float("nan"))]
+    ['0.0312', '3e-5', '1230', '2', 'n/a']
+    """
+    if not math.isfinite(x):
+        return "n/a"
+    if x == 0:
+        return "0"
+    if not 1e-4 <= abs(x) < 1e6:
+        mantissa, exponent = f"{x:.2e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(x))))
+    text = f"{float(f'{x:.2e}'):.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(x: float) -> str:
+    """Write an accuracy in percent, with a second decimal from 99 % on, where the first says little.
+
+    Examples
+    --------
+    >>> percent(0.9651), percent(0.99124)
+    ('96.5 %', '99.12 %')
+    """
+    return f"{100 * x:.{2 if x >= 0.99 else 1}f} %" if math.isfinite(x) else "n/a"
+
+
+def count(n: int, unit: str) -> str:
+    """Write a number of things; ``unit`` is given as a plural.
+
+    Examples
+    --------
+    >>> count(1, "seeds"), count(3, "folds")
+    ('1 seed', '3 folds')
+    """
+    return f"{n} {unit[:-1] if n == 1 else unit}"
+
+
+def amount(x: float, accuracy: bool) -> str:
+    """Write a difference of a measure: in points for an accuracy, as a plain number for a loss.
+
+    Examples
+    --------
+    >>> amount(0.006, True), amount(-0.01, True), amount(0.006, False)
+    ('0.6 points', '-1 point', '0.006')
+    """
+    if not accuracy:
+        return number(x)
+    text = number(100 * x)
+    return f"{text} point{'' if text in ('1', '-1') else 's'}"
+
+
+def p_value(p: float) -> str:
+    """Write a p value.
+
+    Examples
+    --------
+    >>> p_value(0.01234), p_value(1e-9), p_value(1.0)
+    ('p = 0.0123', 'p < 0.001', 'p = 1')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {number(p)}"
+
+
+def with_se(value: Estimate, *, accuracy: bool = False) -> str:
+    """Write mean ± standard error, or the mean alone where there is no standard error.
+
+    Examples
+    --------
+    >>> with_se(Estimate(0.1123, 0.0031, 5)), with_se(Estimate(0.5, float("nan"), 1), accuracy=True)
+    ('0.112 ± 0.0031', '50.0 %')
+    """
+    mean = percent(value.mean) if accuracy else number(value.mean)
+    if not math.isfinite(value.se):
+        return mean
+    return f"{mean} ± {amount(value.se, accuracy)}"
+
+
+def plain(name: str) -> str:
+    r"""Write an arm's name on one line: a control character in it must not reach a terminal.
+
+    Examples
+    --------
+    >>> plain("l2\tof \x1b[31mred")
+    'l2 of ?[31mred'
+    """
+    return "".join(c if c.isprintable() else "?" for c in " ".join(name.split()))
+
+
+def at_strength(arm: str, strength: float | None) -> str:
+    """Name an arm with its strength.
+
+    Examples
+    --------
+    >>> at_strength("l2", 3e-4), at_strength("none", None)
+    ('l2 at λ = 0.0003', 'none')
+    """
+    return plain(arm) if strength is None else f"{plain(arm)} at λ = {number(strength)}"
+
+
+# --- differences ---------------------------------------------------------------------------------------
+
+
+def verdict(kind: Verdict, n: int, over: Over) -> str:
+    """Write a verdict as tables show it.
+
+    Examples
+    --------
+    >>> verdict("no difference", 5, "seeds"), verdict("no test", 1, "seeds"), verdict("better", 5, "seeds")
+    ('no difference that 5 seeds can show', 'one seed: no test is possible', 'better')
+    """
+    if kind == "no difference":
+        return f"no difference that {count(n, over)} can show"
+    if kind == "no test":
+        return f"one {over[:-1]}: no test is possible" if n == 1 else "not compared on test data"
+    return kind
+
+
+def comparison(found: Difference, strength: float | None) -> str:
+    """Say in one sentence how an arm compares with the baseline on test data."""
+    arm, other_arm = at_strength(found.arm, strength), plain(found.baseline)
+    test, accuracy = found.test, found.measure == "test_accuracy"
+    if test.n == 0:
+        return f"{arm} and {other_arm} share no scored test trial: there is nothing to compare."
+    mine = math.fsum(pair.arm for pair in found.pairs) / len(found.pairs)
+    other = math.fsum(pair.baseline for pair in found.pairs) / len(found.pairs)
+    level = percent if accuracy else number
+    what = f"{'accuracy' if accuracy else 'data loss'} {level(mine)} against {level(other)}"
+    what += f", {'+' if test.mean > 0 else ''}{amount(test.mean, accuracy)}"
+    if test.n == 1:
+        return (
+            f"{arm} against {other_arm} on test data: {what}; "
+            f"one {found.over[:-1]}: no interval and no test is possible."
+        )
+    unit = " points" if accuracy else ""
+    low, high = (number(100 * x if accuracy else x) for x in (test.low, test.high))
+    units = count(test.n, found.over)
+    what += f" (95 % interval {low} to {high}{unit}, {p_value(found.p_holm)} after Holm, {units})"
+    if found.verdict == "no difference":
+        text = f"No difference between {arm} and {other_arm} on test data that {units} can show: {what}"
+    else:
+        text = f"{arm} is {found.verdict} than {other_arm} on test data: {what}"
+    if math.isfinite(test.detectable) and (found.verdict == "no difference" or test.n < FEW):
+        text += f"; {detectable(found)}"
+    return text + "."
+
+
+def detectable(found: Difference) -> str:
+    """Say what difference this many pairs could have shown."""
+    size = amount(found.test.detectable, found.measure == "test_accuracy")
+    return (
+        f"with this spread {count(found.test.n, found.over)} find a true difference of {size} "
+        f"with {POWER:.0%} power".replace("%", " %")
+    )
+
+
+def equal_differences(arm: str, measure: Measure, n: int, over: Over, *, zero: bool, enough: int) -> str:
+    """Say what was done where all ``n`` differences are the same number."""
+    text = f"{plain(arm)}, {measure.replace('_', ' ')}: the differences of all {count(n, over)} are equal"
+    if zero:
+        return f"{text} to 0, so no t statistic exists: p is set to 1."
+    text += ", so no t statistic exists: p is set to 0 and the interval to one point"
+    if n < enough:
+        text += f", which is no evidence below {count(enough, over)}, since coarse values agree by chance"
+    return text + "."
+
+
+# --- choices and results -------------------------------------------------------------------------------
+
+
+def edge_note(choice: Selection) -> str | None:
+    """Say where a chosen strength ends the grid, and which way to extend it."""
+    if choice.edge is None or choice.strength is None:
+        return None
+    strength = number(choice.strength)
+    if choice.edge == "only":
+        return f"{plain(choice.arm)}: only λ = {strength} was tried; add smaller and larger strengths."
+    most, side, way = (
+        ("largest", "above", "upward") if choice.edge == "upper" else ("smallest", "below", "downward")
+    )
+    return (
+        f"{plain(choice.arm)}: the chosen λ = {strength} is the {most} tried, "
+        f"so the optimum may lie {side} it; extend the strengths {way}."
+    )
+
+
+def arm_notes(choice: Selection, trials: int, diverged: int) -> tuple[str, ...]:
+    """Say what else is to be known of one arm's choice."""
+    notes, arm = [], plain(choice.arm)
+    if choice.chosen is None:
+        notes.append(f"{arm}: nothing could be chosen, since every cell has a diverged trial.")
+    elif diverged:
+        notes.append(
+            f"{arm}: {diverged} of {count(trials, 'trials')} diverged; "
+            f"{count(choice.ineligible, 'cells')} could not be chosen for it."
+        )
+    if choice.chosen is not None and choice.strengths and choice.one_se is None:
+        notes.append(f"{arm}: one {choice.over[:-1]} has no standard error, so there is no 1-SE strength.")
+    return tuple(notes)
+
+
+def headline(
+    best: Recommendation | None, over: Over, baseline: str | None, compared: Sequence[Difference]
+) -> tuple[str, ...]:
+    """Say what is recommended and how it compares; ``compared`` holds its differences, headline first."""
+    if best is None:
+        return ("Nothing can be recommended: every arm has a diverged trial at each of its strengths.",)
+    value = best.val_data_loss
+    loss = with_se(value)
+    loss += f", standard error over {count(value.n, over)}" if value.n > 1 else f", one {over[:-1]}"
+    name = at_strength(best.arm, best.strength)
+    if best.is_baseline:
+        reason = "no other arm has a lower mean validation data loss"
+        return (f"Recommended: {name}, the baseline: {reason} ({loss}).",)
+    first = f"Recommended: {name}, the lowest mean validation data loss of all arms ({loss})."
+    if baseline is None:
+        return first, "There is no baseline arm, so no differences are stated."
+    if not compared:
+        return first, f"It can't be compared with the baseline {plain(baseline)}, which has a diverged trial."
+    return first, *(found.sentence for found in compared)
+
+
+def study_notes(
+    *,
+    over: Over,
+    units: int,
+    one_split: bool,
+    train_test_ratio: float | None,
+    tested: int,
+    trials: int,
+    diverged: int,
+    ragged: int,
+) -> tuple[str, ...]:
+    """Say what the results of a study rest on.
+
+    Parameters
+    ----------
+    over, units
+        What errors are over, and how many there are.
+    one_split
+        All trials share one split.
+    train_test_ratio
+        n_test/n_train of the correction, or ``None``.
+    tested
+        How many arms were compared with the baseline by a test.
+    trials, diverged
+        Over the whole study.
+    ragged
+        How many cells have fewer trials than the fullest.
+    """
+    notes = [
+        "Strengths were selected on mean validation data loss, penalty excluded; "
+        "test data was scored once, for the reported arms only."
+    ]
+    if one_split and over == "seeds":
+        notes.append("One split of the data was used: an interval covers seeds, not the choice of the split.")
+    elif over == "seeds" and train_test_ratio is None:
+        notes.append("Splits overlap and were not corrected for: intervals are too narrow.")
+    if units == 1:
+        notes.append(f"One {over[:-1]}: no interval and no test is possible.")
+    elif units < FEW:
+        notes.append(f"Under {count(FEW, over)} an interval is wide: only large differences can be shown.")
+    if train_test_ratio is not None:
+        notes.append(
+            "Training sets of different splits overlap: variances are corrected by Nadeau and Bengio's "
+            f"1/{units} + n_test/n_train, with n_test/n_train = {number(train_test_ratio)}."
+        )
+    if tested > 1:
+        notes.append(
+            f"p values are adjusted by Holm's method over {count(tested, 'arms')} within each measure; "
+            f"the verdicts use {number(ALPHA)}."
+        )
+    if diverged:
+        notes.append(
+            f"{diverged} of {count(trials, 'trials')} diverged; "
+            "a strength with a diverged trial can't be chosen."
+        )
+    if ragged:
+        verb = "has" if ragged == 1 else "have"
+        notes.append(f"{count(ragged, 'cells')} {verb} fewer trials than the others.")
+    return tuple(notes)
+
+
+# --- diagnoses -----------------------------------------------------------------------------------------
+
+
+def diagnosis(found: Diagnosis) -> str:
+    """Say what the curves of an arm show."""
+    if found.status == "diverged":
+        return "Diverged: the loss of a trial was not finite."
+    parts = [
+        f"{found.status.capitalize()}: validation data loss {number(found.val_data_loss.mean)}, "
+        f"training data loss {number(found.train_data_loss.mean)}, gap {number(found.gap.mean)}"
+    ]
+    if found.turn_epoch is not None:
+        gap = f" (gap {number(found.gap_at_turn)})" if math.isfinite(found.gap_at_turn) else ""
+        parts.append(
+            f"validation turned at epoch {found.turn_epoch} of {found.epochs}{gap} "
+            f"and rose by {number(found.rise)}"
+        )
+    elif found.still_falling:
+        parts.append(f"validation was still falling at epoch {found.epochs}")
+    return "; ".join(parts) + "."
+
+
+def next_step(found: Diagnosis, choice: Selection) -> str:
+    """Suggest one thing to try next."""
+    if found.status == "diverged":
+        lower = ", or try smaller strengths" if choice.strengths else ", or clip the gradients"
+        return f"Lower the learning rate{lower}."
+    if found.status == "overfit":
+        return _after_overfit(found, choice)
+    if found.still_falling:
+        return f"Train longer than {count(found.epochs, 'epochs')}: validation data loss was still falling."
+    if found.status == "underfit":
+        if choice.edge in ("lower", "only"):
+            return "Try smaller strengths: this one keeps the model from fitting the training data."
+        return "Train longer, or use a larger model."
+    if found.turn_epoch is not None and not found.gap_grew:
+        return f"Lower the learning rate: after epoch {found.turn_epoch} training data loss rose as well."
+    extend = {
+        "upper": "Extend the strengths upward: the largest tried was chosen.",
+        "lower": "Extend the strengths downward: the smallest tried was chosen.",
+        "only": "Try more strengths than one.",
+    }
+    return extend[choice.edge] if choice.edge else "Keep it as it is."
+
+
+def _after_overfit(found: Diagnosis, choice: Selection) -> str:
+    stop = f", or stop early near epoch {found.turn_epoch}" if found.turn_epoch is not None else ""
+    if choice.edge in ("upper", "only"):
+        return f"Extend the strengths upward: the model still overfits at the largest tried{stop}."
+    if choice.strengths:
+        return f"A larger strength did not help: add another kind of regularization or more data{stop}."
+    return f"Regularize more{stop}."

@@ -1,0 +1,104 @@
+"""Initial weights and random state, keyed by (seed, layer path).
+
+Keyed so that adding a Dropout layer, or an arm to a study, changes neither for the other layers and arms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.backend.common import global_state
+
+from shrinkage.errors import ModelError
+from shrinkage.recipe import sites
+
+
+def key(*parts: object) -> int:
+    """Return a 31-bit number that depends on all of ``parts`` and on nothing else."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def with_fresh_names(build: Callable[[], Any]) -> Any:
+    """Call ``build`` as in a new process: its unnamed layers are ``dense``, ``dense_1``, ….
+
+    Keras numbers them on through the life of a process, so that a recipe that names ``dense_1`` would
+    fit only the first model that a study builds.
+    """
+    attribute = "object_name_uids"
+    before = global_state.get_global_attribute(attribute)
+    global_state.set_global_attribute(attribute, None)
+    try:
+        return build()
+    finally:
+        global_state.set_global_attribute(attribute, before)
+
+
+def initialise(model: Any, seed: int) -> None:
+    """Draw the weights of ``model`` anew from its layers' own initializers, and reset other state.
+
+    Raises
+    ------
+    ModelError
+        If a layer can't be built again from its config, naming it.
+    """
+    owned: set[int] = set()
+    for site in sites(model):
+        if site.is_visible and not isinstance(site.layer, keras.Model) and site.layer.weights:
+            _draw(site.layer, key(seed, site.path), site.path)
+            owned.update(id(v) for v in site.layer.weights)
+    own = [v.path for v in model.weights if id(v) not in owned]
+    if own:
+        raise ModelError(
+            f"The weights {', '.join(own[:3])} belong to the model itself and can't be drawn anew; "
+            "move them into a layer, or start from the saved weights (initial = \"saved\")."
+        )
+    seed_dropout(model, seed)
+
+
+def _draw(layer: Any, seed: int, path: str) -> None:
+    with _seeded(seed):
+        try:
+            twin = type(layer).from_config(layer.get_config())
+            twin.build_from_config(layer.get_build_config())
+        except Exception as error:  # whatever a user's own layer raises
+            raise ModelError(
+                f"The layer {path!r} ({type(layer).__name__}) can't be built again from its config, which fresh "
+                f"weights need: {error}"
+            ) from error
+    if [tuple(v.shape) for v in twin.weights] != [tuple(v.shape) for v in layer.weights]:
+        raise ModelError(f"The layer {path!r} ({type(layer).__name__}) has other weights when built from its config.")
+    for variable, drawn in zip(layer.weights, twin.weights, strict=True):
+        variable.assign(drawn)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # Keras's initializers take their default seeds from Python's generator.
+    python, legacy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+def seed_dropout(model: Any, seed: int) -> None:
+    """Reset the random state of every layer that draws while training."""
+    for site in sites(model):
+        for i, generator in enumerate(site.layer._seed_generators):
+            if isinstance(generator, keras.random.SeedGenerator):
+                generator.state.assign(np.array([key(seed, site.path, "random", i), 0], "uint32"))
+
+
+def data_order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
+    """Return the order in which ``n`` rows are trained on in an epoch (0-based)."""
+    return np.random.default_rng([key(seed, "order"), epoch]).permutation(n)

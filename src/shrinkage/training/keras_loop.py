@@ -1,0 +1,187 @@
+"""The loop that works everywhere: ``model.fit``, one lane after the other, on any backend.
+
+One model an arm is built and compiled once. A lane resets its weights, optimizer and random state and sets
+the strength, which is training state: nothing is traced again between strengths and seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from shrinkage.errors import TrainingError, did_you_mean
+from shrinkage.penalties import LiveStrength
+from shrinkage.recipe import Recipe, attach, bind, strip
+from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
+from shrinkage.training.objective import measure_data_loss
+from shrinkage.training.task import Lane, Record, Result, Task
+
+_EVALUATION_BATCH = 512
+
+
+def _rows(task: Task, rows: Any) -> tuple[Any, Any]:
+    return task.scaled(task.x[rows]), task.y[rows]
+
+
+class _Shuffled(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no type information
+    """The rows of one split in an order that depends on the lane's seed and the epoch alone."""
+
+    def __init__(self, task: Task, rows: Any, seed: int) -> None:
+        super().__init__()
+        self.task, self.rows, self.seed = task, rows, seed
+        self.epoch = -1
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.task.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        size = self.task.batch_size
+        return _rows(self.task, self.order[index * size : (index + 1) * size])
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+        self.order = self.rows[data_order(self.seed, self.epoch, len(self.rows))]
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """One arm's model, ready to train, and what resets it."""
+
+    model: Any
+    live: LiveStrength
+    weights: tuple[NDArray[Any], ...]
+    optimizer: tuple[NDArray[Any], ...]
+
+
+class KerasLoop:
+    """Trains the lanes of a task by ``model.fit``; see :class:`shrinkage.training.task.Loop`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._compiled: dict[str, _Compiled] = {}
+
+    def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
+        """Train the lanes one after the other; yield each when it ends."""
+        for lane in lanes:
+            yield self._train(lane, on_epoch)
+
+    def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
+        """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
+        model = self.model(lane, weights)
+        return _evaluate(model, x, y)
+
+    def model(self, lane: Lane, weights: Sequence[NDArray[Any]]) -> Any:
+        """Return the arm's model at the lane's strength, with these weights."""
+        compiled = self._arm(lane.arm)
+        compiled.live.assign(lane.strength or 0.0)
+        compiled.model.set_weights(list(weights))
+        return compiled.model
+
+    def _arm(self, arm: str) -> _Compiled:
+        if arm not in self._compiled:
+            self._compiled[arm] = _compile(self.task, self.task.recipes[arm])
+        return self._compiled[arm]
+
+    def _train(self, lane: Lane, on_epoch: Callable[[Record], None]) -> Result:
+        task, compiled = self.task, self._arm(lane.arm)
+        _reset(compiled, lane, task.fresh)
+        split = task.splits[lane.split]
+        recorder = _Recorder(task, lane, on_epoch)
+        rows = _Shuffled(task, split.train, lane.seed)
+        compiled.model.fit(rows, epochs=task.epochs, callbacks=[recorder], verbose=0, shuffle=False)
+        return recorder.result()
+
+
+def _compile(task: Task, recipe: Recipe) -> _Compiled:
+    model = with_fresh_names(task.build)
+    strip(model)
+    live = LiveStrength(0.0)
+    attach(model, bind(recipe, model).with_strength(live))
+    optimizer = _optimizer(task)
+    model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
+    measure_data_loss(model)
+    optimizer.build(model.trainable_variables)
+    return _Compiled(model, live, tuple(model.get_weights()), tuple(_arrays(optimizer.variables)))
+
+
+def _optimizer(task: Task) -> Any:
+    try:
+        optimizer = keras.optimizers.get(task.optimizer)
+    except ValueError as error:
+        names = [n for n in dir(keras.optimizers) if n[:1].isupper()]
+        raise TrainingError(
+            f"Keras has no optimizer {task.optimizer!r}.{did_you_mean(str(task.optimizer), names)}"
+        ) from error
+    if task.learning_rate is not None:
+        optimizer.learning_rate = task.learning_rate
+    return optimizer
+
+
+def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
+    return [np.array(ops.convert_to_numpy(v)) for v in variables]
+
+
+def _reset(compiled: _Compiled, lane: Lane, fresh: bool) -> None:
+    compiled.model.set_weights(list(compiled.weights))
+    for variable, value in zip(compiled.model.optimizer.variables, compiled.optimizer, strict=True):
+        variable.assign(value)
+    if fresh:
+        initialise(compiled.model, lane.seed)
+    else:
+        seed_dropout(compiled.model, lane.seed)
+    compiled.live.assign(lane.strength or 0.0)
+    compiled.model.stop_training = False
+
+
+def _evaluate(model: Any, x: Any, y: Any) -> dict[str, float]:
+    logs = model.evaluate(x, y, batch_size=min(len(x), _EVALUATION_BATCH), verbose=0, return_dict=True)
+    return {name: float(value) for name, value in logs.items() if name != "loss"}
+
+
+class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no type information
+    """Turns Keras's epochs into records, and stops a lane that diverged or no longer improves."""
+
+    def __init__(self, task: Task, lane: Lane, on_epoch: Callable[[Record], None]) -> None:
+        super().__init__()
+        split = task.splits[lane.split]
+        # The gap compares like with like: as many training rows as validation rows, in inference mode.
+        seen = split.train[data_order(0, 0, len(split.train))[: len(split.validation)]]
+        self.task, self.lane, self.on_epoch = task, lane, on_epoch
+        self.seen, self.held_out = _rows(task, seen), _rows(task, split.validation)
+        self.records: list[Record] = []
+        self.state, self.best = "complete", 0
+        self.weights: tuple[NDArray[Any], ...] = ()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        values = {"loss": float(logs["loss"]), "data_loss": float(logs["data_loss"])}
+        values["penalty"] = values["loss"] - values["data_loss"]
+        for name, (x, y) in (("train", self.seen), ("val", self.held_out)):
+            values |= {f"{name}_{metric}": value for metric, value in _evaluate(self.model, x, y).items()}
+        record = Record(self.lane, epoch + 1, values)
+        self.records.append(record)
+        self.on_epoch(record)
+        if not np.isfinite([values["loss"], values["val_data_loss"]]).all():
+            self.state, self.best = "diverged", epoch + 1
+            self.model.stop_training = True
+        elif self.task.early_stopping is not None:
+            self._watch(epoch + 1, values["val_data_loss"])
+
+    def _watch(self, epoch: int, loss: float) -> None:
+        if not self.best or loss < self.records[self.best - 1].values["val_data_loss"]:
+            self.best, self.weights = epoch, tuple(self.model.get_weights())
+        elif epoch - self.best >= (self.task.early_stopping or 0):
+            self.model.stop_training = True
+
+    def result(self) -> Result:
+        last = len(self.records)
+        # Weights are read after `fit`, which may still write an average into them (EMA).
+        stopped_early = self.task.early_stopping is not None and self.state == "complete"
+        weights = self.weights if stopped_early else tuple(self.model.get_weights())
+        return Result(self.lane, self.state, self.best or last, tuple(self.records), weights)

@@ -1,0 +1,112 @@
+"""What a training loop is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkage.recipe import Recipe
+from shrinkage.training.objective import Objective
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows are trained on, and which are validated on."""
+
+    train: Rows
+    validation: Rows
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One trial as a loop sees it: which recipe, at which strength, from which seed, on which split."""
+
+    arm: str
+    strength: float | None
+    seed: int
+    split: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all lanes have in common.
+
+    Parameters
+    ----------
+    build
+        Returns a new, built, uncompiled model; always of one architecture and with the same names.
+    recipes
+        The recipe of each arm.
+    x, y
+        Inputs and targets of all rows that lanes train and validate on.
+    splits
+        The ways in which the rows are split; a lane names one by its index.
+    fresh
+        Whether weights are drawn anew from the lane's seed (else the model's own are kept).
+    early_stopping
+        Epochs without a lower validation data loss after which a lane stops and returns to its best
+        epoch; None trains to the end.
+    scaled
+        Turns inputs into what the model consumes (images stay uint8 until then), a batch at a time.
+    """
+
+    build: Callable[[], Any]
+    recipes: Mapping[str, Recipe]
+    x: NDArray[Any]
+    y: NDArray[Any]
+    splits: Sequence[Split]
+    objective: Objective
+    optimizer: Any = "adam"
+    learning_rate: float | None = None
+    epochs: int = 10
+    batch_size: int = 32
+    early_stopping: int | None = None
+    fresh: bool = True
+    scaled: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
+
+
+@dataclass(frozen=True)
+class Record:
+    """One epoch of one lane. ``values`` has ``loss``, ``data_loss``, ``penalty``, ``train_data_loss``, …."""
+
+    lane: Lane
+    epoch: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A lane that has ended: its records, and the weights of the epoch that counts.
+
+    ``state`` is ``complete`` or ``diverged`` (a loss was NaN or infinite; a result, not a failure).
+    ``best`` is the epoch that counts, 1-based: the last, or the best under early stopping.
+    """
+
+    lane: Lane
+    state: str
+    best: int
+    records: tuple[Record, ...]
+    weights: tuple[NDArray[Any], ...] = field(repr=False)
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The values of the epoch that counts."""
+        return self.records[self.best - 1].values
+
+
+class Loop(Protocol):
+    """What every training loop offers."""
+
+    def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
+        """Train the lanes; call ``on_epoch`` after each epoch, and yield each lane when it ends."""
+        ...
+
+    def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
+        """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
+        ...
