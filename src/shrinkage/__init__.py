@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from shrinkage.data import Data as Data
+    from shrinkage.data import load_data as load_data
     from shrinkage.penalties import L1 as L1
     from shrinkage.penalties import L1L2 as L1L2
     from shrinkage.penalties import L2 as L2
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     from shrinkage.recipe import Rule as Rule
     from shrinkage.recipe import apply as apply
     from shrinkage.recipe import describe as describe
+    from shrinkage.recipe import load_model as load_model
     from shrinkage.recipe import strip as strip
+    from shrinkage.study.study import Study as Study
 
 _HOME = {
     "shrinkage.penalties": ("L1", "L2", "L1L2", "STRENGTH"),
-    "shrinkage.recipe": ("Recipe", "Rule", "apply", "strip", "describe"),
+    "shrinkage.recipe": ("Recipe", "Rule", "apply", "strip", "describe", "load_model"),
+    "shrinkage.data": ("Data", "load_data"),
+    "shrinkage.study.study": ("Study",),
 }
 _ROOM = {name: room for room, names in _HOME.items() for name in names}
 

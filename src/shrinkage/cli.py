@@ -105,6 +105,19 @@ def _ending_on_signals() -> Iterator[None]:
         over.set()
 
 
+def _load_keras() -> None:
+    """Import Keras, and keep it from importing TensorFlow on another backend (seconds, and log lines).
+
+    Where TensorFlow is installed, Keras imports it to ask whether an object is one of TensorFlow's; no
+    object of these commands is.
+    """
+    import keras
+    from keras.src.utils import module_utils
+
+    if keras.backend.backend() != "tensorflow":
+        module_utils.tensorflow._available = False
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
@@ -126,6 +139,7 @@ def run(
     directory = output or Path("runs") / _file_name(spec.name)
     if restart and not yes:
         _confirm(directory)
+    _load_keras()
     from shrinkage.report import figures, terminal
     from shrinkage.report.live import Live
     from shrinkage.study.study import Study
@@ -175,6 +189,7 @@ def check(
     as_json: _Json = False,
 ) -> None:
     """Lint the regularization of a saved model."""
+    _load_keras()
     from shrinkage.recipe import check as lint
 
     loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
@@ -195,6 +210,7 @@ def describe(
     as_json: _Json = False,
 ) -> None:
     """Show what is charged where on a saved model."""
+    _load_keras()
     from shrinkage.recipe import describe as tell
 
     loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
@@ -208,10 +224,10 @@ def describe(
 def _model_and_data(
     model: Path, data: str | None, label: str | None, data_dir: Path | None, allow_code: bool
 ) -> tuple[Any, Any]:
-    from shrinkage.study.references import load_saved
+    from shrinkage.recipe.saved import load_model
     from shrinkage.training.objective import ensure_compiled
 
-    loaded = load_saved(model)
+    loaded = load_model(model)
     if data is None:
         return loaded, None
     from shrinkage.data import load_data
@@ -236,14 +252,15 @@ def apply(
         _fail(f"the output must end in .keras; got {str(output)!r}.", 2)
     if output.exists() and not force:
         _fail(f"{str(output)!r} exists; add --force to replace it.", 2)
+    _load_keras()
     from shrinkage.recipe import Recipe
     from shrinkage.recipe import apply as put
     from shrinkage.recipe import describe as tell
-    from shrinkage.study.references import load_saved
+    from shrinkage.recipe.saved import load_model
     from shrinkage.study.storage import save_model
 
     rules = Recipe(recipe)
-    loaded = load_saved(model)
+    loaded = load_model(model)
     put(loaded, rules, strength=strength)
     save_model(loaded, output)
     description = tell(loaded)

@@ -62,6 +62,7 @@ def cnn(
     filters: Sequence[int] = (32, 64),
     dense: Sequence[int] = (),
     dropout: float = 0.0,
+    dense_dropout: float | None = None,
     batch_norm: bool = False,
 ) -> Any:
     """Return a built convolutional network: 3×3 ``valid`` convolution, relu and 2×2 max-pool a filter entry.
@@ -78,6 +79,8 @@ def cnn(
         Units of the dense relu layers before the head, named ``dense_1``, …; the head is ``head``.
     dropout
         Rate after each pooling and each dense layer, in [0, 1).
+    dense_dropout
+        Rate after each dense layer, where it is another.
     batch_norm
         Whether BatchNormalization stands between each layer and its relu.
 
@@ -106,7 +109,7 @@ def cnn(
         layers.append(keras.layers.MaxPooling2D(2, name=f"pool_{i}"))
         layers += _dropout(dropout, f"pool_{i}")
     layers.append(keras.layers.Flatten(name="flatten"))
-    layers += _dense(dense, dropout, batch_norm)
+    layers += _dense(dense, dropout if dense_dropout is None else dense_dropout, batch_norm)
     return keras.Sequential([*layers, _head(classes)], name="cnn")
 
 

@@ -128,7 +128,7 @@ class Builders:
             members[name] = np.concatenate([y[:, None], planes], axis=1).tobytes()
             xs.append(x)
             ys.append(y)
-        names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+        names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
         members["batches.meta.txt"] = ("\n".join(names) + "\n").encode()
         want = {
             "x_train": np.concatenate(xs[:5]),
@@ -155,11 +155,19 @@ class Builders:
         return path
 
     @staticmethod
-    def npy(header: str | None = None, payload: bytes = b"", *, version: int = 1, length: int | None = None) -> bytes:
+    def npy(
+        header: str | None = None, payload: bytes = b"", *, version: int = 1, length: int | None = None
+    ) -> bytes:
         """An .npy member with a header of one's own."""
         text = (header or "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 2), }").encode()
         size = len(text) if length is None else length
-        return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", size) + text + payload
+        return (
+            b"\x93NUMPY"
+            + bytes([version, 0])
+            + struct.pack("<H" if version == 1 else "<I", size)
+            + text
+            + payload
+        )
 
     @staticmethod
     def png(image: np.ndarray) -> bytes:
@@ -178,7 +186,12 @@ class Builders:
             return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
         size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", size)
+            + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+            + chunk(b"IEND", b"")
+        )
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,9 @@ from shrinkage.errors import DataError
 def tiny(**changes) -> Data:
     x = np.arange(16, dtype=np.uint8).reshape(4, 2, 2, 1)
     y = np.array([0, 1, 0, 1], np.int32)
-    return Data(**{"name": "t", "x_train": x, "y_train": y, "x_test": x, "y_test": y, "labels": ("a", "b")} | changes)
+    return Data(
+        **{"name": "t", "x_train": x, "y_train": y, "x_test": x, "y_test": y, "labels": ("a", "b")} | changes
+    )
 
 
 def test_data_is_frozen_and_says_what_it_is():
@@ -28,7 +30,13 @@ def test_data_is_frozen_and_says_what_it_is():
     assert repr(data) == "Data('t': 4 training and 4 test samples of 2×2×1 uint8, 2 classes)"
     with pytest.raises(dataclasses.FrozenInstanceError):
         data.name = "other"
-    assert (data.input_shape, data.classes, data.outputs, data.is_image, data.is_one_hot) == ((2, 2, 1), 2, 2, True, False)
+    assert (data.input_shape, data.classes, data.outputs, data.is_image, data.is_one_hot) == (
+        (2, 2, 1),
+        2,
+        2,
+        True,
+        False,
+    )
     assert data.nbytes == 2 * (16 + 16)
     assert pickle.loads(pickle.dumps(data)).fingerprint() == data.fingerprint()
 
@@ -81,7 +89,12 @@ def test_fingerprint_depends_on_content_alone():
 def test_fingerprint_is_the_documented_hash():
     data = tiny()
     digest = hashlib.sha256()
-    for array, kind in ((data.x_train, "|u1"), (data.y_train, "<i4"), (data.x_test, "|u1"), (data.y_test, "<i4")):
+    for array, kind in (
+        (data.x_train, "|u1"),
+        (data.y_train, "<i4"),
+        (data.x_test, "|u1"),
+        (data.y_test, "<i4"),
+    ):
         digest.update(f"{kind}{array.shape};".encode() + array.tobytes())
     digest.update(b"a\0b")
     assert data.fingerprint() == digest.hexdigest()
@@ -203,7 +216,7 @@ def test_arrays_of_others_are_not_changed():
 
 
 def test_digits_are_the_same_for_ever():
-    """The split of the built-in set is part of its results: a change of these numbers breaks users' studies."""
+    """The split of the built-in set is part of its results: changing them breaks users' studies."""
     data = load_data("digits")
     assert data.x_train.shape == (1438, 8, 8, 1)
     assert data.x_train.dtype == np.float32
@@ -211,6 +224,8 @@ def test_digits_are_the_same_for_ever():
     assert np.unique(data.x_train * 16 % 1).tolist() == [0]
     assert data.labels == tuple("0123456789")
     assert np.bincount(data.y_test).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
-    assert data.fingerprint() == load_data("digits").fingerprint() == (
-        "2a23c119117203666fb7c4486e434d00a779933f26165f3647996335814eb27b"
+    assert (
+        data.fingerprint()
+        == load_data("digits").fingerprint()
+        == ("2a23c119117203666fb7c4486e434d00a779933f26165f3647996335814eb27b")
     )

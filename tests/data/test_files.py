@@ -179,7 +179,11 @@ def test_image_folder(shape, build, tmp_path):
     assert data.input_shape == (4, 6, 1 if len(shape) == 2 else 3)
     assert data.x_train.dtype == np.uint8
     assert (len(data.x_train), len(data.x_test)) == (8, 2)
-    got = {(image.tobytes(), int(y)) for x, ys in ((data.x_train, data.y_train), (data.x_test, data.y_test)) for image, y in zip(x, ys, strict=True)}
+    got = {
+        (image.tobytes(), int(y))
+        for x, ys in ((data.x_train, data.y_train), (data.x_test, data.y_test))
+        for image, y in zip(x, ys, strict=True)
+    }
     assert got == {(image.tobytes(), int(name == "dog")) for (_, name, _), image in images.items()}
 
 

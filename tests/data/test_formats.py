@@ -49,7 +49,9 @@ def test_idx_round_trip(array, packed, build, tmp_path):
 
 
 @quick
-@given(array=arrays(st.sampled_from(["u1", "i8", "<f4", ">f8", ">i2", "?", "U3", "S2"])), fortran=st.booleans())
+@given(
+    array=arrays(st.sampled_from(["u1", "i8", "<f4", ">f8", ">i2", "?", "U3", "S2"])), fortran=st.booleans()
+)
 def test_npz_round_trip(array, fortran, tmp_path):
     stored = np.asfortranarray(array) if fortran else array
     for save in (np.savez, np.savez_compressed):
@@ -69,7 +71,9 @@ def test_npz_round_trip(array, fortran, tmp_path):
 )
 def test_mat_agrees_with_scipy(array, compress, tmp_path):
     path = tmp_path / "a.mat"
-    scipy.io.savemat(path, {"first": np.eye(3), "word": "text", "box": {"a": array, "t": "x"}}, do_compression=compress)
+    scipy.io.savemat(
+        path, {"first": np.eye(3), "word": "text", "box": {"a": array, "t": "x"}}, do_compression=compress
+    )
     got = read_mat(path, "box")
     want = scipy.io.loadmat(path)["box"]["a"][0, 0]
     assert same(got["a"], want)
@@ -92,7 +96,10 @@ def test_mat_of_the_other_byte_order():
 
 
 @quick
-@given(array=hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=4, max_side=9)), block=st.integers(1, 64))
+@given(
+    array=hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=4, max_side=9)),
+    block=st.integers(1, 64),
+)
 def test_column_major_data_are_turned_in_blocks_of_any_size(array, block, monkeypatch):
     monkeypatch.setattr(bounded, "BLOCK_BYTES", 2 * block)
     got = fill_array(stream_of(array.tobytes(order="F")), array.shape, array.dtype, fortran=True)

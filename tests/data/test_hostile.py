@@ -252,7 +252,11 @@ def npz_declares_exabytes_and_zero(build, root):
 
 @case
 def npz_with_a_negative_axis(build, root):
-    return npz(build, root, x_train=build.npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-4, -1), }", bytes(32)))
+    return npz(
+        build,
+        root,
+        x_train=build.npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-4, -1), }", bytes(32)),
+    )
 
 
 @case
@@ -286,7 +290,9 @@ def npz_with_a_record_type(build, root):
 
 @case
 def npz_with_a_single_value(build, root):
-    return npz(build, root, x_train=build.npy("{'descr': '<f8', 'fortran_order': False, 'shape': (), }", bytes(8)))
+    return npz(
+        build, root, x_train=build.npy("{'descr': '<f8', 'fortran_order': False, 'shape': (), }", bytes(8))
+    )
 
 
 @case
@@ -627,7 +633,9 @@ def emnist_zip_with_a_lying_member(build, root):
 def emnist_zip_of_oblong_images(build, root):
     arrays = build.images()
     arrays["x_train"] = arrays["x_train"][:, :14].copy()
-    build.zipped(root / "gzip.zip", build.emnist_idx("digits", arrays, "".join(f"{k} {48 + k}\n" for k in range(10))))
+    build.zipped(
+        root / "gzip.zip", build.emnist_idx("digits", arrays, "".join(f"{k} {48 + k}\n" for k in range(10)))
+    )
     return "emnist/digits", root
 
 
@@ -665,12 +673,16 @@ def tar_member_with_an_absolute_path(build, root):
 
 @case
 def tar_symbolic_link(build, root):
-    return tar_with(build, root, info("cifar-10-batches-bin/data_batch_1.bin", tarfile.SYMTYPE, "/etc/passwd"))
+    return tar_with(
+        build, root, info("cifar-10-batches-bin/data_batch_1.bin", tarfile.SYMTYPE, "/etc/passwd")
+    )
 
 
 @case
 def tar_hard_link(build, root):
-    return tar_with(build, root, info("cifar-10-batches-bin/data_batch_1.bin", tarfile.LNKTYPE, "/etc/passwd"))
+    return tar_with(
+        build, root, info("cifar-10-batches-bin/data_batch_1.bin", tarfile.LNKTYPE, "/etc/passwd")
+    )
 
 
 @case
@@ -764,7 +776,9 @@ def cifar_without_a_batch(build, root):
 @case
 def cifar_with_a_batch_twice(build, root):
     members, _ = build.cifar()
-    build.tarred(root / "cifar-10-binary.tar.gz", members | {"again/test_batch.bin": members["test_batch.bin"]})
+    build.tarred(
+        root / "cifar-10-binary.tar.gz", members | {"again/test_batch.bin": members["test_batch.bin"]}
+    )
     return "cifar10", root
 
 
@@ -931,7 +945,13 @@ def test_sound_files_of_the_same_builders_load(build, tmp_path):
     assert load_data(tar_with(build, tmp_path / "4", info("a"))[0], data_dir=tmp_path / "4").classes == 10
     (tmp_path / "5").mkdir()
     fields = part(X, Y)
-    assert load_data(*[mat(tmp_path / "5", saved({"dataset": {"train": fields, "test": fields}}))[0]], data_dir=tmp_path / "5").classes == 10
+    assert (
+        load_data(
+            *[mat(tmp_path / "5", saved({"dataset": {"train": fields, "test": fields}}))[0]],
+            data_dir=tmp_path / "5",
+        ).classes
+        == 10
+    )
     images = matrix(b"", (10, 64), element(2, bytes(640)))
     labels = matrix(b"", (10, 1), element(2, bytes(range(10))))
     split = struct_of({"images": images, "labels": labels})

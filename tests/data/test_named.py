@@ -27,7 +27,13 @@ def check(data, want, first=0):
 
 
 def test_names():
-    assert available() == ("digits", "mnist", "fashion_mnist", "cifar10", *(f"emnist/{split}" for split in SPLITS))
+    assert available() == (
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        *(f"emnist/{split}" for split in SPLITS),
+    )
 
 
 @pytest.mark.parametrize("name", available())
@@ -244,7 +250,12 @@ def test_an_incomplete_set_is_not_there(build, refused, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("mnits", "mnist"), ("MNIST", "mnist"), ("fashion-mnist", "fashion_mnist"), ("emnist/leters", "emnist/letters")],
+    [
+        ("mnits", "mnist"),
+        ("MNIST", "mnist"),
+        ("fashion-mnist", "fashion_mnist"),
+        ("emnist/leters", "emnist/letters"),
+    ],
 )
 def test_a_misspelt_name_is_guessed(given, meant, refused):
     assert f"Did you mean {meant!r}?" in refused(lambda: load_data(given))

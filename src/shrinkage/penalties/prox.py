@@ -34,7 +34,8 @@ def _scalar(strength: Tensor, like: Tensor) -> Tensor:
 def value_l1(w: Tensor, l1: Tensor) -> Tensor:
     """l1 · Σ|w|, a scalar of at least float32."""
     w = accumulating(w)
-    return ops.multiply(_scalar(l1, w), ops.sum(ops.abs(w)))
+    # |w| written so that its gradient at 0 is sign(0) = 0 on every backend; JAX's own is 1.
+    return ops.multiply(_scalar(l1, w), ops.sum(ops.multiply(w, ops.stop_gradient(ops.sign(w)))))
 
 
 def value_l2(w: Tensor, l2: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from shrinkage.recipe.bind import Plan, Term, apply, attach, bind, strip
 from shrinkage.recipe.charges import Charge, Description, charges, describe, make_live
 from shrinkage.recipe.recipe import Recipe, Rule
+from shrinkage.recipe.saved import load_model
 from shrinkage.recipe.select import Site, Weight, sites, weights
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "bind",
     "charges",
     "describe",
+    "load_model",
     "make_live",
     "sites",
     "strip",

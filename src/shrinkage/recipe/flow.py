@@ -81,7 +81,7 @@ class Flow:
 
     def after(self, layer: Any) -> list[Call | None]:
         """Return every reader of the layer's output, over all its calls."""
-        return [reader for call in self.calls[id(layer)] for t in call.node.output_tensors for reader in self.readers(t)]
+        return [reader for call in self.calls[id(layer)] for reader in self._onward(call)]
 
     def is_normalized(self, layer: Any) -> bool:
         """Return whether nothing but normalizations see the layer's output.
@@ -99,8 +99,10 @@ class Flow:
     def _normalizes(self, call: Call) -> bool:
         if is_normalization(call):
             return True
-        onward = [reader for t in call.node.output_tensors for reader in self.readers(t)]
-        return commutes(call.operation) and self._all_normalize(onward)
+        return commutes(call.operation) and self._all_normalize(self._onward(call))
+
+    def _onward(self, call: Call) -> list[Call | None]:
+        return [reader for tensor in call.node.output_tensors for reader in self.readers(tensor)]
 
 
 def graph(model: Any) -> Any:
@@ -122,8 +124,8 @@ def commutes(layer: Any) -> bool:
     """Return whether f(c·x) = c·f(x) for every c > 0."""
     if not (type(layer).__module__.startswith("keras.") and _COMMUTE.fullmatch(type(layer).__name__)):
         return False
-    if isinstance(layer, keras.layers.ReLU):
-        return layer.max_value is None and not layer.threshold
+    if getattr(layer, "max_value", None) is not None or getattr(layer, "threshold", 0):
+        return False  # a ReLU that is bent elsewhere than at 0
     return is_homogeneous(getattr(layer, "activation", None))
 
 

@@ -65,10 +65,9 @@ def has_activity(layer: Any) -> bool:
 
 
 def _saved(penalty: Penalty | None) -> Any:
-    if penalty is None:
-        return None
-    fixed = penalty.fixed()
-    return to_keras(fixed) or fixed
+    """Return what a layer's config is to hold; of a live strength, whatever it is when the model is saved."""
+    twin = to_keras(penalty) if penalty is not None else None
+    return SavedAsKeras(penalty) if penalty is not None and penalty.live and twin else twin or penalty
 
 
 def record_composites(everything: Iterable[Weight]) -> None:

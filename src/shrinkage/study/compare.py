@@ -276,9 +276,8 @@ def _check(
             f"{did_you_mean(baseline, arms)}"
         )
     if (folds is not None) != (over == "folds") or (folds is not None and frame["fold"].max() >= folds):
-        raise ValueError(
-            f"folds={folds!r} disagrees with the frame, whose folds are {sorted(set(frame['fold']))}"
-        )
+        present = sorted({int(fold) for fold in frame["fold"]})
+        raise ValueError(f"folds={folds!r} disagrees with the frame, whose folds are {present}")
     if folds is not None and (ratio is None or not ratio > 0):
         raise ValueError("with folds, n_test_over_n_train must be a positive number")
 

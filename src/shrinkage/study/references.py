@@ -15,6 +15,7 @@ import keras
 
 from shrinkage.data import Data, load_data
 from shrinkage.errors import CodeNotAllowedError, ModelError, ShrinkageError, did_you_mean
+from shrinkage.recipe.saved import load_model
 from shrinkage.study.spec import StudySpec
 from shrinkage.training.initial import with_fresh_names
 
@@ -47,30 +48,13 @@ def model_source(spec: StudySpec, data: Data, allow_code: bool) -> ModelSource:
         if spec.model_options:
             raise ModelError("model_options go with a module:function; a saved model takes none.")
         path = Path(spec.model)
-        build = lambda: load_saved(path)  # noqa: E731
+        build = lambda: load_model(path)  # noqa: E731
     else:
         function = resolve(spec.model, allow_code)
         build = lambda: _called(spec, function, data)  # noqa: E731
     model = with_fresh_names(build)
     _check_fit(spec, model, data)
     return ModelSource(build, _fingerprint(spec, model))
-
-
-def load_saved(path: Path) -> Any:
-    """Return a saved model, loaded in Keras's safe mode.
-
-    Raises
-    ------
-    ModelError
-        If it is missing, is no saved Keras model, or needs code that safe mode does not run.
-    """
-    if not path.is_file():
-        raise ModelError(f"There is no saved model {str(path)!r}.")
-    try:
-        return keras.saving.load_model(path, compile=True, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for a broken or foreign file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"The model {str(path)!r} can't be loaded: {reason:.300}") from error
 
 
 def resolve(reference: str, allow_code: bool) -> Callable[..., Any]:

@@ -75,9 +75,8 @@ def check_frame(frame: pd.DataFrame) -> Over:
         raise ValueError(f"unknown state {', '.join(unknown)}: a trial is complete or diverged")
     twice = frame[frame.duplicated(list(_KEYS))]
     if not twice.empty:
-        raise ValueError(
-            f"the trial {tuple(twice.iloc[0][list(_KEYS)])} (arm, strength, seed, fold) is there twice"
-        )
+        one = ", ".join(f"{key} {twice.iloc[0][key]}" for key in _KEYS)
+        raise ValueError(f"a trial is there twice: {one}")
     for arm, strengths in frame.groupby("arm", sort=False)["strength"]:
         if strengths.isna().any() and strengths.notna().any():
             raise ValueError(f"arm {arm!r} has trials with and trials without a strength")

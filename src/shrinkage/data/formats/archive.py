@@ -103,7 +103,7 @@ class ZipArchive:
 
     def _admit(self, info: zipfile.ZipInfo) -> None:
         _check_name(info.filename, str(self.path))
-        if info.is_dir():
+        if info.filename.endswith("/"):  # `is_dir` fails on an empty name
             return
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):

@@ -62,7 +62,7 @@ def spell(size: int) -> str:
     for power, unit in enumerate(("KiB", "MiB"), start=1):
         if size < 1024 ** (power + 1):
             return f"{size / 1024**power:.1f} {unit}"
-    return f"{size / 1024**3:.1f} GiB"
+    return f"{size / 1024**3:.1f} GiB" if size < 1024**5 else "millions of GiB"
 
 
 @contextlib.contextmanager
@@ -109,7 +109,9 @@ class Stream:
         """Raise a `DataError` unless ``size`` more bytes may come."""
         if 0 <= size <= self.limit - self.used:
             return
-        if self.compressed and size > 0:
+        if size < 0:
+            raise DataError(f"{self.what} is damaged: it declares a negative length.")
+        if self.compressed:
             raise DataError(
                 f"{self.what} declares {spell(size)}, far more than its compressed size allows; "
                 f"it looks like a decompression bomb and was refused."

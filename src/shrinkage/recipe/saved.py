@@ -1,0 +1,44 @@
+"""Load a saved model that may hold penalties of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+# Importing the penalties registers their classes with Keras, which loading needs.
+import shrinkage.penalties  # noqa: F401
+from shrinkage.errors import ModelError
+
+
+def load_model(path: str | Path) -> Any:
+    """Return a saved Keras model, with the penalties that it was saved with, in Keras's safe mode.
+
+    Parameters
+    ----------
+    path
+        A ``.keras`` file (or Keras's older ``.h5``).
+
+    Raises
+    ------
+    ModelError
+        If it is missing, is no saved Keras model, or needs code that safe mode does not run.
+
+    Examples
+    --------
+    >>> import keras, shrinkage, tempfile
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer=shrinkage.L1(0.1))])
+    >>> path = tempfile.mkdtemp() + "/model.keras"
+    >>> model.save(path)
+    >>> shrinkage.load_model(path).layers[0].kernel_regularizer
+    L1(0.1)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no saved model {str(path)!r}.")
+    try:
+        return keras.saving.load_model(path, compile=True, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a broken or foreign file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"The model {str(path)!r} can't be loaded: {reason:.300}") from error
