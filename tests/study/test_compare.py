@@ -441,6 +441,15 @@ def test_holm_is_over_arms_within_one_measure():
         assert [f.p_holm for f in found.values()] == holm([f.test.p for f in found.values()])
 
 
+def test_the_verdict_is_by_the_adjusted_p_value():
+    arms = {"none": {None: [1.0] * 4}, "l1": {0.1: [0.9] * 4}, "l2": {0.1: [0.9] * 4}}
+    frame = trials(arms, seeds=4)
+    frame["test_accuracy"] = [0.5] * 4 + [0.51, 0.52, 0.53, 0.54] + [0.49, 0.51, 0.5, 0.5]
+    found = compared(frame)
+    assert found["l1"].test.p == pytest.approx(0.0305, abs=1e-4)
+    assert (found["l1"].p_holm, found["l1"].verdict) == (2 * found["l1"].test.p, "no difference")
+
+
 @pytest.mark.parametrize(
     ("measure", "shift", "verdict"),
     [

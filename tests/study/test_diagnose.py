@@ -112,6 +112,13 @@ def test_overfit_where_an_arm_that_fits_less_closely_does_better():
     assert found["none"].next_step == "Regularize more."
 
 
+def test_fitting_training_data_closer_is_no_fault_in_itself():
+    train, val = SHAPES["closer"]
+    found = diagnosed(curves_of("none", (train, val - 0.091)), curves_of("l2", "good", strength=0.1))
+    assert found["l2"].val_data_loss.mean == pytest.approx(found["none"].val_data_loss.mean, abs=0.002)
+    assert found["none"].status == "good"
+
+
 def test_underfit_where_it_fits_worse_and_does_worse_with_a_small_gap():
     found = diagnosed(curves_of("none", "good"), curves_of("l2", "held back", strength=0.1), grid=(0.2, 0.3))
     assert (found["l2"].status, found["none"].status) == ("underfit", "good")

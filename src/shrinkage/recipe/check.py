@@ -307,14 +307,14 @@ def half_precision(view: View) -> Iterator[Finding]:
     An output's sum is estimated: as many values of magnitude 1 as a batch of 32 has. A weight's is
     computed. float16 overflows beyond 65504; in bfloat16, with 8 bits, a sum beyond 256 ignores ones.
     """
+    limits = {"float16": ("SH301", float(np.finfo(np.float16).max)), "bfloat16": ("SH302", 256.0)}
     for charge in view.charges:
         if isinstance(charge.regularizer, Penalty) or charge.penalty is None:
             continue
-        variable = charge.weight.variable if charge.weight is not None else None
-        dtype = charge.site.layer.compute_dtype if variable is None else variable.dtype
-        size = _batch_size(charge.site.layer) if variable is None else _sum(variable, charge.penalty)
-        code = {"float16": "SH301", "bfloat16": "SH302"}.get(dtype)
-        if code is not None and size > (float(np.finfo(np.float16).max) if code == "SH301" else 2**8):
+        weight = charge.weight
+        dtype = charge.site.layer.compute_dtype if weight is None else weight.variable.dtype
+        code, limit = limits.get(dtype, ("", 0.0))
+        if code and limit < (_batch_size(charge.site.layer) if weight is None else _largest_sum(charge)):
             yield _finding(code, charge.place, f"Keras's own regularizer sums many values in {dtype}.")
 
 
@@ -329,10 +329,11 @@ def _batch_size(layer: Any) -> float:
     return float(_BATCH * sum(np.prod([n or 1 for n in shape]) for shape in shapes))
 
 
-def _sum(variable: Any, penalty: Penalty) -> float:
-    values = np.abs(ops.convert_to_numpy(ops.cast(variable, "float32")).astype(float))
+def _largest_sum(charge: Charge) -> float:
+    assert charge.weight is not None
+    values = np.abs(ops.convert_to_numpy(ops.cast(charge.weight.variable, "float32")).astype(float))
     sums = {"l1": values.sum(), "l2": (values**2).sum()}
-    return max(float(sums[name]) for name in penalty.names if _part(penalty, name))
+    return max((float(total) for part, total in sums.items() if _part(charge.regularizer, part)), default=0.0)
 
 
 def larger_than_data_loss(view: View) -> Iterator[Finding]:

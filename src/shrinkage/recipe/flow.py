@@ -124,7 +124,7 @@ def commutes(layer: Any) -> bool:
     """Return whether f(c·x) = c·f(x) for every c > 0."""
     if not (type(layer).__module__.startswith("keras.") and _COMMUTE.fullmatch(type(layer).__name__)):
         return False
-    if getattr(layer, "max_value", None) is not None or getattr(layer, "threshold", 0):
+    if getattr(layer, "max_value", None) is not None or bool(getattr(layer, "threshold", None)):
         return False  # a ReLU that is bent elsewhere than at 0
     return is_homogeneous(getattr(layer, "activation", None))
 
