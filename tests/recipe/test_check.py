@@ -94,7 +94,7 @@ NOT_IN_FORCE = [
     lambda: chain(Block(regularizers.L2(0.1), uses=False), shape=(3,)),
     lambda: changed(bare(), lambda m: setattr(m.get_layer("dense"), "kernel_regularizer", lambda w: w)),
     lambda: changed(
-        chain(layers.LSTM(3, name="lstm"), shape=(4, 3)),
+        chain(layers.LSTM(3, name="lstm", recurrent_initializer="zeros"), shape=(4, 3)),
         lambda m: setattr(m.get_layer("lstm").cell, "recurrent_regularizer", L2(0.1)),
     ),
 ]
@@ -104,7 +104,10 @@ IN_FORCE = [
     lambda: changed(bare(), lambda m: shrinkage.apply(m, "dense: kernel = l1_l2(0.1, 0.2)")),
     lambda: chain(Block(regularizers.L2(0.1)), shape=(3,)),
     lambda: chain(layers.LSTM(3, kernel_regularizer="l2", recurrent_regularizer="l1"), shape=(4, 3)),
-    lambda: chain(layers.Bidirectional(layers.GRU(3, kernel_regularizer="l2")), shape=(4, 3)),
+    lambda: chain(
+        layers.Bidirectional(layers.GRU(3, kernel_regularizer="l2", recurrent_initializer="zeros")),
+        shape=(4, 3),
+    ),
     lambda: chain(layers.SeparableConv2D(2, 3, depthwise_regularizer="l2", pointwise_regularizer="l1")),
     lambda: chain(layers.DepthwiseConv2D(3, depthwise_regularizer="l2")),
     lambda: chain(layers.TimeDistributed(dense()), shape=(4, 3)),
@@ -227,7 +230,7 @@ NOT_BEFORE_NORMALIZATION = [
     always_inferring,
     lambda: chain(conv(trainable=False), normalization()),
     lambda: chain(layers.TimeDistributed(dense()), normalization(), shape=(4, 3)),
-    lambda: chain(normalization(gamma_regularizer="l2"), normalization(name="n2")),
+    lambda: chain(normalization(gamma_regularizer="l2"), layers.BatchNormalization()),
 ]
 
 
@@ -401,3 +404,158 @@ def test_fires(code: str, build: Build) -> None:
 @pytest.mark.parametrize(("code", "build"), cases(1))
 def test_keeps_silent(code: str, build: Build) -> None:
     assert code not in check(build()).codes
+
+
+# The rule that needs data: SH303.
+
+
+def fitted(penalty: Any) -> tuple[Any, tuple[Any, Any]]:
+    ones = {"kernel_initializer": "ones", "name": "head"}
+    model = chain(layers.Dense(2, kernel_regularizer=penalty, **ones), shape=(4,), compile="sgd")
+    x = np.ones((6, 4), "float32")
+    return model, (x, np.asarray(model(x)) + 1.0)  # a data loss of 1; a kernel with Σ|w| = Σw² = 8
+
+
+def test_penalties_larger_than_the_data_loss() -> None:
+    model, data = fitted(L2(0.2))
+    (found,) = [f for f in check(model, data) if f.code == "SH303"]
+    assert found.place == "head/kernel"
+    assert "1.6" in found.message
+    assert "the data loss to 1." in found.message
+
+
+@pytest.mark.parametrize("penalty", [L2(0.1), None, lambda w: 0.5])
+def test_penalties_smaller_than_the_data_loss(penalty: Any) -> None:
+    assert "SH303" not in check(*fitted(penalty)).codes
+
+
+def test_charges_on_outputs_and_by_unknown_regularizers_count() -> None:
+    model, data = fitted(lambda w: 0.6)
+    shrinkage.apply(model, "head: activity = l1(0.1)")  # the outputs are 4 and 4
+    (found,) = [f for f in check(model, data) if f.code == "SH303"]
+    assert found.place == "head (activity)"
+
+
+def test_without_data_nothing_is_compared() -> None:
+    model, _ = fitted(L2(10.0))
+    assert check(model).codes == ()
+
+
+# The whole.
+
+
+def test_a_clean_model_has_no_findings() -> None:
+    model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=4, alpha=0.35)
+    model.compile("adamw", "sparse_categorical_crossentropy")
+    found = check(model)
+    assert str(found) == "No findings."
+    assert not found
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = conv(), normalization()
+
+    def call(self, x: Any) -> Any:
+        return self.norm(self.first(x))
+
+
+def test_subclassed_models_have_no_graph_but_all_other_rules() -> None:
+    model = Subclassed()
+    model.build((None, 8, 8, 3))
+    assert check(model).codes == ()
+    model.compile("adamw", "mse")
+    assert check(model).codes == ("SH203",)
+
+
+def test_a_subclassed_model_inside_a_graph_ends_the_search() -> None:
+    x = keras.Input((10, 10, 3))
+    assert check(keras.Model(x, Subclassed()(conv(name="outer", kernel_regularizer="l2")(x)))).codes == ()
+
+
+def scaled_sum(w: Any) -> Any:
+    return 0.1 * keras.ops.sum(w)
+
+
+class Own(keras.Regularizer):
+    def __call__(self, w: Any) -> Any:
+        return scaled_sum(w)
+
+
+class OwnL2(regularizers.L2):
+    """A subclass of Keras's may charge anything; nothing is said of it."""
+
+
+@pytest.mark.parametrize(
+    "regularizer", [scaled_sum, Own(), OwnL2(0.0), regularizers.OrthogonalRegularizer(), scaled_sum], ids=repr
+)
+def test_regularizers_of_the_users_own_are_left_alone(regularizer: Any) -> None:
+    here = {"kernel_regularizer": regularizer, "dtype": "mixed_float16"}
+    model = chain(
+        dense(**here, bias_regularizer=scaled_sum),
+        normalization(),
+        layers.Dense(2, activity_regularizer=Own()),
+        shape=(4,),
+    )
+    model.compile("adamw", "mse")
+    assert check(model, (np.ones((5, 4), "float32"), np.ones((5, 2)))).codes in ((), ("SH303",))
+
+
+def test_an_unbuilt_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="no weights yet"):
+        check(keras.Sequential([dense()]))
+    with pytest.raises(ModelError, match="Keras model is needed"):
+        check("model")
+
+
+def test_data_needs_a_compiled_model() -> None:
+    with pytest.raises(ModelError, match="compile it first"):
+        check(chain(dense(), shape=(3,)), (np.ones((2, 3)), np.ones((2, 4))))
+
+
+def test_findings_do_not_change_the_model() -> None:
+    model, data = fitted(L2(0.2))
+    before = model.get_config()
+    optimizer = model.optimizer
+    check(model, data)
+    assert model.get_config() == before
+    assert model.optimizer is optimizer
+    model.fit(*data, epochs=1, verbose=0)
+
+
+def test_findings_read_as_text_and_json() -> None:
+    model = chain(*(layers.Conv2D(2, 1, name=f"c{i}", kernel_regularizer=L1(0.0)) for i in range(8)))
+    found = check(model)
+    assert len(found) == 8
+    assert found[0] == next(iter(found))
+    assert found[0].place == "c0/kernel"
+    assert found[1:3] == tuple(found)[1:3]
+    text = str(found)
+    assert text.count("SH103") == 1
+    assert "c5/kernel, and 2 more" in text
+    assert "Why:" in text
+    assert "Do:" in text
+    assert json.loads(json.dumps(found.to_json()))["findings"][7]["place"] == "c7/kernel"
+    assert check(bare()).to_json() == {"findings": []}
+
+
+def test_every_rule_and_code_is_documented() -> None:
+    assert all(rule.__doc__ and rule.__doc__.startswith("SH") for rule in RULES)
+    assert all(code in (check.__doc__ or "") for code in [*CASES, "SH303"])
+
+
+def test_findings_are_values() -> None:
+    one = Finding("SH1", "here", "what", "why", "do")
+    assert Findings((one,)) == Findings((one,))
+    assert hash(Findings((one,))) == hash(Findings((one,)))
+
+
+def test_a_live_strength_is_compared_by_its_present_value() -> None:
+    model = chain(dense(), shape=(3,))
+    plan = shrinkage.recipe.bind(shrinkage.Recipe("dense: kernel = l1(strength)"), model)
+    live = LiveStrength(0.25)
+    shrinkage.recipe.attach(model, plan.with_strength(live))
+    live.assign(0.5)
+    assert check(model).codes == ()
+    assert model.get_layer("dense").get_config()["kernel_regularizer"]["config"] == {"l1": 0.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -552,7 +553,7 @@ def test_the_headline_is_built_from_the_facts():
     best, found = summary.recommended, summary.arm("l2").accuracy
     assert (best.arm, best.strength) == ("l2", 3e-4)
     assert summary.headline[0].startswith(
-        "Recommended: l2 at λ = 0.0003, the lowest mean validation data loss of all arms "
+        "Lowest mean validation data loss: l2 at λ = 0.0003 "
         f"({words.number(best.val_data_loss.mean)} ± "
     )
     assert summary.headline[0].endswith(", standard error over 5 seeds).")
@@ -567,7 +568,8 @@ def test_regression_compares_data_loss_only():
     frame = real_looking().assign(val_accuracy=NAN, test_accuracy=NAN)
     summary = summary_of(frame, classification=False)
     assert summary.arm("l2").accuracy is None
-    assert len(summary.headline) == 2
+    assert len(summary.headline) == 3
+    assert summary.headline[2] == "So: use l2 at λ = 0.0003."
     assert "accuracy" not in " ".join(summary.headline)
     assert summary.arm("l2").verdict == summary.arm("l2").data_loss.words
 
@@ -656,7 +658,7 @@ def test_the_baseline_is_recommended_where_nothing_is_better():
     frame = real_looking()
     frame.loc[frame["arm"] == "none", "val_data_loss"] = 0.01
     assert (
-        summary_of(frame).headline[0].startswith("Recommended: none, the baseline: no other arm has a lower")
+        summary_of(frame).headline[0].startswith("Lowest mean validation data loss: none, the baseline (")
     )
 
 
@@ -761,3 +763,22 @@ def test_importing_the_statistics_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("better", "better"), "So: use l2."),
+        (("better", "no difference"), "So: use l2."),
+        (("no difference", "better"), "So: use l2 for its lower data loss"),
+        (("no difference", "no difference"), "So: none is as good as l2, as far as 5 seeds can show"),
+        (("no difference", "worse"), "So: stay with none"),
+        (("worse", "no difference"), "So: stay with none"),
+        (("better", "worse"), "So: a trade"),
+        (("no test", "no test"), "So: take l2 for now"),
+    ],
+)
+def test_the_advice_follows_the_verdicts(verdicts, said):
+    base = summary_of(real_looking()).arm("l2").accuracy
+    compared = [dataclasses.replace(base, verdict=verdict) for verdict in verdicts]
+    assert words._advice("l2", "none", "seeds", compared).startswith(said)

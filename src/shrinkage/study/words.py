@@ -232,14 +232,33 @@ def headline(
     loss += f", standard error over {count(value.n, over)}" if value.n > 1 else f", one {over[:-1]}"
     name = at_strength(best.arm, best.strength)
     if best.is_baseline:
-        reason = "no other arm has a lower mean validation data loss"
-        return (f"Recommended: {name}, the baseline: {reason} ({loss}).",)
-    first = f"Recommended: {name}, the lowest mean validation data loss of all arms ({loss})."
+        return (
+            f"Lowest mean validation data loss: {name}, the baseline ({loss}).",
+            f"So: stay with {name}; no other arm is better, at any strength tried.",
+        )
+    first = f"Lowest mean validation data loss: {name} ({loss})."
     if baseline is None:
         return first, "There is no baseline arm, so no differences are stated."
     if not compared:
         return first, f"It can't be compared with the baseline {plain(baseline)}, which has a diverged trial."
-    return first, *(found.sentence for found in compared)
+    return first, *(found.sentence for found in compared), _advice(name, plain(baseline), over, compared)
+
+
+def _advice(name: str, baseline: str, over: Over, compared: Sequence[Difference]) -> str:
+    """Say what to do, from the verdicts on test data, headline measure first."""
+    verdicts = [found.verdict for found in compared]
+    n = count(compared[0].test.n, over)
+    if verdicts[0] == "no test":
+        return f"So: take {name} for now, and run more {over} to learn whether it differs from {baseline}."
+    if {"better", "worse"} <= set(verdicts):
+        return f"So: a trade; {name} gains one measure on test data and loses the other."
+    if "worse" in verdicts:
+        return f"So: stay with {baseline}: what won on validation data is worse on test data."
+    if verdicts[0] == "better":
+        return f"So: use {name}."
+    if "better" in verdicts:
+        return f"So: use {name} for its lower data loss; {n} show no other difference to {baseline}."
+    return f"So: {baseline} is as good as {name}, as far as {n} can show; the simpler one is enough."
 
 
 def study_notes(

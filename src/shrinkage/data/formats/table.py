@@ -68,7 +68,8 @@ def read_csv(path: Path, label: str | None = None) -> dict[str, Any]:
     size = file_size(path)
     with damage_reported(str(path)):
         file = path.open(encoding="utf-8-sig", newline="")
-    with file, damage_reported(str(path)):
+    # An overflow on the way to float32 is an infinity, which is reported with its place.
+    with file, damage_reported(str(path)), np.errstate(over="ignore"):
         header = _first_line(file, path)
         separator = max(",;\t", key=header.count)
         columns = [name.strip() for name in next(csv.reader([header], delimiter=separator, strict=True))]
@@ -171,11 +172,10 @@ class _Table:
     def _add(self, cells: list[str], line: int) -> None:
         row = len(self.labels) - 1
         try:
-            values = [float(cell) for cell in cells]
+            values = list(map(float, cells))
         except ValueError:
             self._report(cells, line)
-        with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is reported below
-            self.x[row] = values
+        self.x[row] = values
         if not np.isfinite(self.x[row]).all():
             self._report(cells, line)
 
