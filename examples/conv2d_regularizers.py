@@ -42,18 +42,20 @@ def textures(samples, size, seed=0):
     return np.clip(0.5 + colour * grey[..., None] + noise, 0, 1).astype("float32"), y
 
 
+def network(name, size, *hidden):
+    """Return a plain Keras model of RGB images: hidden layers, then the mean of each map, then the head."""
+    end = [layers.GlobalAveragePooling2D(), layers.Dense(len(CLASSES), activation="softmax", name="head")]
+    return keras.Sequential([keras.Input((size, size, 3)), *hidden, *end], name=name)
+
+
 def with_l2():
     """L2 on kernel and bias: the one line that most networks get."""
-    model = keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            layers.Conv2D(16, 3, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(32, 3, activation="relu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(len(CLASSES), activation="softmax", name="head"),
-        ],
-        name="l2",
+    model = network(
+        "l2",
+        32,
+        layers.Conv2D(16, 3, activation="relu", name="conv_1"),
+        layers.MaxPooling2D(),
+        layers.Conv2D(32, 3, activation="relu", name="conv_2"),
     )
     # Layers are named by class or by name, weights by their role.
     return model, "Conv2D, Dense: kernel, bias = l2(1e-3)"
@@ -61,34 +63,29 @@ def with_l2():
 
 def with_l1_and_dropout():
     """L1 on the kernels, next to Dropout: penalties and layers that regularize go together."""
-    model = keras.Sequential(
-        [
-            keras.Input((64, 64, 3)),
-            layers.Conv2D(16, 3, strides=2, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Dropout(0.1),
-            layers.Conv2D(32, 3, activation="relu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dropout(0.1),
-            layers.Dense(len(CLASSES), activation="softmax", name="head"),
-        ],
-        name="l1_dropout",
+    model = network(
+        "l1_dropout",
+        64,
+        layers.Conv2D(16, 3, strides=2, activation="relu", name="conv_1"),
+        layers.MaxPooling2D(),
+        layers.Dropout(0.1),
+        layers.Conv2D(32, 3, activation="relu", name="conv_2"),
+        layers.Dropout(0.1),
     )
     return model, "*: kernel = l1(1e-4)"  # a star covers every layer that has a kernel
 
 
 def with_l1l2_and_batch_norm():
     """Another L1L2 for each layer, and one for what BatchNormalization itself learns."""
-    stack = [keras.Input((128, 128, 3))]
+    hidden = []
     for i, filters in enumerate((8, 16, 32), 1):
-        stack += [
+        hidden += [
             layers.Conv2D(filters, 3, strides=2, use_bias=False, name=f"conv_{i}"),
             layers.BatchNormalization(momentum=0.8, name=f"norm_{i}"),
             layers.Activation("relu"),
         ]
-    stack += [layers.GlobalAveragePooling2D(), layers.Dense(len(CLASSES), activation="softmax", name="head")]
-    # A BatchNormalization undoes any scaling of the kernel before it. The L2 part on conv_1 … conv_3 therefore
-    # acts on the effective learning rate rather than on what the network can express; the head, which nothing
+    # A BatchNormalization undoes any scaling of the kernel before it. The L2 part on conv_1 … conv_3 so acts
+    # on the effective learning rate rather than on what the network can express; the head, which nothing
     # normalizes, is where it limits the function. The L1 part on `gamma` pushes whole channels towards zero.
     recipe = [
         "conv_1: kernel = l1_l2(1e-6, 1e-5)",
@@ -97,7 +94,7 @@ def with_l1l2_and_batch_norm():
         "norm_*: gamma = l1_l2(1e-4, 1e-3)",
         "head: kernel, bias = l1_l2(1e-4, 1e-3)",
     ]
-    return keras.Sequential(stack, name="l1l2_batch_norm"), recipe
+    return network("l1l2_batch_norm", 128, *hidden), recipe
 
 
 def train(build, samples, epochs):
@@ -112,7 +109,7 @@ def train(build, samples, epochs):
     model.fit(x, y, batch_size=16, epochs=epochs, verbose=0)
     table = shrinkage.describe(model, unseen)
     accuracy = model.evaluate(*unseen, verbose=0, return_dict=True)["accuracy"]
-    print(f"\n{model.name}: {build.__doc__}\n{table}\naccuracy {accuracy:.3f}")
+    print(f"\n{model.name}: {build.__doc__}\n{table}\naccuracy {accuracy:.3f}", flush=True)
     return table, accuracy
 
 

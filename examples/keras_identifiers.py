@@ -1,7 +1,7 @@
 """Everything that stands for a penalty, on weights and on outputs, and what Keras's own layers make of it.
 
 Keras 3.15 documents 'l1', 'l2' and 'l1_l2' as identifiers, but its layers reject 'l1_l2', and 'l1l2', which
-they take, charges nothing. `shrinkage.apply` takes all that is documented, Keras's objects, its own, and text.
+they take, charges nothing. `shrinkage.apply` takes what is documented, Keras's objects, its own, and text.
 
     python examples/keras_identifiers.py
 """
@@ -34,7 +34,9 @@ TARGETS = ("kernel", "activity")
 
 def shown(identifier):
     """Return an identifier as one would type it."""
-    if isinstance(identifier, keras.regularizers.Regularizer) and type(identifier).__module__.startswith("keras"):
+    if isinstance(identifier, keras.regularizers.Regularizer) and type(identifier).__module__.startswith(
+        "keras"
+    ):
         numbers = ", ".join(f"{float(value):.4g}" for value in identifier.get_config().values())
         return f"keras {type(identifier).__name__}({numbers})"
     return repr(identifier)
@@ -46,8 +48,8 @@ def charge(model, x):
     return float(sum(model.losses))
 
 
-def built(samples, **options):
-    """Return a one-layer model whose weights and outputs are all 1 and 2."""
+def built(**options):
+    """Return a one-layer model with a 2×3 kernel of ones and no bias."""
     layer = keras.layers.Dense(3, kernel_initializer="ones", use_bias=False, name="head", **options)
     return keras.Sequential([keras.Input((2,)), layer])
 
@@ -55,27 +57,28 @@ def built(samples, **options):
 def by_keras(identifier, target, x):
     """Return the charge if a Keras layer is given the identifier, or None if it refuses it."""
     try:
-        return charge(built(len(x), **{f"{target}_regularizer": identifier}), x)
+        return charge(built(**{f"{target}_regularizer": identifier}), x)
     except ValueError:
         return None
 
 
 def by_shrinkage(identifier, target, x):
-    """Return the charge if a recipe is given the identifier, or None if it is refused."""
-    model = built(len(x))
+    """Return the charge if a recipe is given the identifier, or None if it refuses it."""
+    model = built()
     try:
         # The object form of the recipe "head: <target> = <penalty>".
         shrinkage.apply(model, [shrinkage.Rule("head", target, identifier)])
-    except ValueError as error:
-        print(f"  refused: {error}")
+    except ValueError:
         return None
     return charge(model, x)
 
 
 def main(argv=None):
-    """Print one line an identifier and target; return the charges, (by Keras, by us), by (identifier, target)."""
+    """Print a line an identifier and target; return the charges (by Keras, by us) of each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--samples", type=int, default=4, help="rows in the batch that outputs are charged on")
+    parser.add_argument(
+        "--samples", type=int, default=4, help="rows in the batch that outputs are charged on"
+    )
     options = parser.parse_args(argv)
     x = np.ones((options.samples, 2), "float32")
     print("A 2×3 kernel of ones, and outputs of 2: what is charged?\n")
@@ -87,6 +90,10 @@ def main(argv=None):
             charges[shown(identifier), target] = pair
             cells = "".join(f"{'rejected' if value is None else f'{value:.4g}':>14}" for value in pair)
             print(f"{shown(identifier):34}{target:10}{cells}")
+    try:
+        shrinkage.Rule("head", "kernel", "l1l2")
+    except ValueError as error:
+        print(f"\nWhat is not understood is refused with a reason: {error}")
     return charges
 
 

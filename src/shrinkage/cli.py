@@ -32,9 +32,12 @@ _GRACE = 4.0  # seconds between a signal and the end, even if the program is ins
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 _DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where named data sets lie (default: $SHRINKAGE_DATA, then a cache).")
+    Path | None,
+    typer.Option("--data-dir", help="Where named data sets lie (default: $SHRINKAGE_DATA, then a cache)."),
 ]
-_AllowCode = Annotated[bool, typer.Option("--allow-code", help="Allow module:function references to import your code.")]
+_AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Allow module:function references to import your code.")
+]
 _Model = Annotated[Path, typer.Argument(metavar="MODEL.keras", help="A saved Keras model.")]
 
 
@@ -125,10 +128,14 @@ def _print_json(value: Any) -> None:
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Run directory (default: runs/NAME).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Run directory (default: runs/NAME).")
+    ] = None,
     data_dir: _DataDir = None,
     allow_code: _AllowCode = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew: removes the results that are there.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew: removes the results that are there.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
     as_json: _Json = False,
 ) -> None:
@@ -182,7 +189,9 @@ def _confirm(directory: Path) -> None:
 @app.command()
 def check(
     model: _Model,
-    data: Annotated[str | None, typer.Option("--data", help="A data set, for the checks that need one.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A data set, for the checks that need one.")
+    ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
     data_dir: _DataDir = None,
     allow_code: _AllowCode = False,
@@ -241,9 +250,13 @@ def _model_and_data(
 @app.command()
 def apply(
     model: _Model,
-    recipe: Annotated[list[str], typer.Option("--recipe", "-r", help='A rule, as in "Dense: kernel = l2(1e-4)".')],
+    recipe: Annotated[
+        list[str], typer.Option("--recipe", "-r", help='A rule, as in "Dense: kernel = l2(1e-4)".')
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.keras", help="The file to write.")],
-    strength: Annotated[float | None, typer.Option("--strength", help="The value of strength in the rules.")] = None,
+    strength: Annotated[
+        float | None, typer.Option("--strength", help="The value of strength in the rules.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.keras if it exists.")] = False,
     as_json: _Json = False,
 ) -> None:
@@ -301,24 +314,34 @@ def fetch_data(
 @data_app.command("show")
 def show_data(
     name: Annotated[str, typer.Argument(help="A name, an .npz or .csv file, a folder of images, or module:function.")],
-    samples: Annotated[Path | None, typer.Option("--samples", metavar="OUT.png", help="Draw a grid of samples.")] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option("--samples", metavar="OUT.png", help="Where to draw a grid of samples (default: a new file here)."),
+    ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
     data_dir: _DataDir = None,
     allow_code: _AllowCode = False,
     as_json: _Json = False,
 ) -> None:
-    """Show a data set: shapes, classes and counts; with --samples, a picture of it."""
+    """Show a data set: shapes, classes and counts, and a picture of samples where it holds images."""
     from shrinkage.data import describe_data, draw_samples, load_data
 
     data = load_data(name, data_dir=data_dir, label=label, allow_code=allow_code)
     summary = describe_data(data)
-    drawn = None if samples is None else draw_samples(data, samples)
+    wanted = samples is not None or data.is_image
+    drawn = draw_samples(data, samples or _new_file(f"{_file_name(data.name)}-samples", ".png")) if wanted else None
     if as_json:
         _print_json({**summary.to_json(), "samples": None if drawn is None else str(drawn)})
         return
     print(summary)
-    if samples is not None:
-        print(f"wrote {drawn}" if drawn else "No samples were drawn: this data set holds no images.")
+    if drawn:
+        print(f"wrote {drawn}")
+
+
+def _new_file(stem: str, suffix: str) -> Path:
+    """Return a path here that does not exist yet."""
+    names = (f"{stem}{suffix}", *(f"{stem}-{i}{suffix}" for i in range(2, 10_000)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 if __name__ == "__main__":

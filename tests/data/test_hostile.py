@@ -100,14 +100,14 @@ def idx_whose_size_overflows(build, root):
 
 @case
 def idx_bomb(build, root):
-    size = 128 * 2**20
+    size = 80 * 2**20
     header = IMAGES_HEADER + struct.pack(">III", size // 784, 28, 28)
     return mnist(build, root, x_train=gzip.compress(header) + zeros(size))
 
 
 @case
 def idx_bomb_behind_the_data(build, root):
-    return mnist(build, root, x_train=gzip.compress(sound(build)) + zeros(256 * 2**20))
+    return mnist(build, root, x_train=gzip.compress(sound(build)) + zeros(96 * 2**20))
 
 
 @case
@@ -297,8 +297,8 @@ def npz_with_a_single_value(build, root):
 
 @case
 def npz_bomb(build, root):
-    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (134217728, 1), }"
-    return npz(build, root, x_train=build.npy(header, bytes(2**27)))
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (83886080, 1), }"
+    return npz(build, root, x_train=build.npy(header, bytes(80 * 2**20)))
 
 
 @case
@@ -560,7 +560,7 @@ def mat_nested_without_end(build, root):
 
 @case
 def mat_with_a_bomb(build, root):
-    images = matrix(b"", (2**20, 128), element(2, bytes(2**27)))
+    images = matrix(b"", (2**20, 80), element(2, bytes(80 * 2**20)))
     content = zlib.compress(struct_of({"train": struct_of({"images": images})}, b"dataset"))
     return mat(root, HEADER + struct.pack("<II", 15, len(content)) + content)
 

@@ -25,7 +25,7 @@ def images(shape=(8, 8, 1), classes=3, dtype=np.uint8, **options) -> Data:
 def test_facts_of_images():
     data = images(labels=("a", "b", "c"))
     facts = describe_data(data)
-    assert facts.as_dict() == {
+    assert facts.to_json() == {
         "name": "t",
         "task": "classification",
         "train_shape": (30, 8, 8, 1),
@@ -44,7 +44,7 @@ def test_facts_of_images():
         "target_range": None,
         "nbytes": data.nbytes,
     }
-    json.dumps(facts.as_dict())
+    json.dumps(facts.to_json())
 
 
 def test_facts_of_a_one_hot_set():

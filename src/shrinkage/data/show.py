@@ -59,9 +59,30 @@ class DataSummary:
     target_range: tuple[float, float] | None
     nbytes: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the facts as plain values, for JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
         return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.task}",
+            f"training  {_times(self.train_shape)} {self.x_dtype}",
+            f"test      {_times(self.test_shape)} {self.x_dtype}",
+            f"values    {self.value_range[0]:g} to {self.value_range[1]:g}"
+            f" (a model takes {self.scaled_range[0]:g} to {self.scaled_range[1]:g})",
+        ]
+        if self.target_range is not None:
+            lines.append(f"targets   {self.target_range[0]:g} to {self.target_range[1]:g}")
+        if self.classes:
+            width = max(5, *(len(label) for label in self.labels))
+            lines.append(f"{'class':{width}}  training  test")
+            counts = zip(self.labels, self.train_counts, self.test_counts, strict=True)
+            lines += [f"{label:{width}}  {train:8}  {test:4}" for label, train, test in counts]
+        return "\n".join(lines)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
 
 
 def describe_data(data: Data) -> DataSummary:

@@ -83,11 +83,10 @@ def _weight_terms(rule: Rule, everything: Iterable[Weight]) -> list[tuple[bool, 
     for weight in everything:
         if not any(weight.covered(selector) for selector in rule.layers):
             continue
-        exact = any(role in rule.targets for role in weight.roles)
+        exact = any(role in rule.targets for role in weight.roles if role != "kernel")
         generic = "kernel" in rule.targets and weight.role.endswith("kernel")
         if exact or generic:
-            named = exact and not ("kernel" in rule.targets and weight.role == "kernel")
-            found.append((named, Term(weight.path, weight.role, rule.penalty, rule.place)))
+            found.append((exact, Term(weight.path, weight.role, rule.penalty, rule.place)))
     return found
 
 
@@ -109,15 +108,14 @@ def _misses(
         hint = did_you_mean(lost[0], names) or f" Its layers are {_some([s.layer.name for s in everywhere])}."
         raise RecipeError(f"Rule '{rule}': no layer of {model.name!r} is named, or is a, {lost[0]!r}.{hint}")
     covered = [w for w in everything if any(w.covered(s) for s in rule.layers)]
-    roles = dict.fromkeys([r for w in covered for r in w.roles] + [ACTIVITY])
-    targets = {t.target for _, t in terms}
-    idle = [
-        t
-        for t in rule.targets
-        if t not in roles and t not in targets and not (t == "kernel" and targets - {ACTIVITY})
-    ]
+    outputs = [ACTIVITY for s in rule.layers if activity_sites(model, s)]
+    roles = dict.fromkeys([*(r for w in covered for r in w.roles), *outputs])
+    found = {t.target for _, t in terms}
+    found |= {"kernel" for target in found if target.endswith("kernel")}
+    idle = [t for t in rule.targets if t not in roles and t not in found]
     if not terms:
-        hint = did_you_mean(rule.targets[0], roles) or f" Targets there: {_some(roles)}."
+        there = f" Targets there: {_some(roles)}." if roles else ""
+        hint = did_you_mean(rule.targets[0], roles) or there
         raise RecipeError(
             f"Rule '{rule}': the layers that it names have no {' or '.join(rule.targets)}.{hint}"
         )
@@ -132,7 +130,10 @@ def _some(names: Iterable[str], most: int = 8) -> str:
 
 
 def attach(model: Any, plan: Plan) -> None:
-    """Put ``plan`` in force on ``model``: weights and optimizer state stay, compiled functions are renewed."""
+    """Put ``plan`` in force on ``model``.
+
+    Weights and optimizer state stay; compiled functions are renewed.
+    """
     weight_at = {w.path: w for w in weights(model)}
     site_at = {s.path: s for s in sites(model)}
     for term in plan.terms:
@@ -140,7 +141,7 @@ def attach(model: Any, plan: Plan) -> None:
             place.charge_activity(site_at[term.path], term.penalty)
         else:
             place.charge_weight(weight_at[term.path], term.penalty)
-    place.record_composites(weight_at.values())
+    place.record_composites(model, (term.path for term in plan.terms))
     place.track_strengths(model)
     renew(model)
 
@@ -225,6 +226,7 @@ def strip(model: Any) -> None:
     >>> model.losses
     []
     """
-    off = [Term(w.path, w.role, None, "") for w in weights(model) if w.variable.regularizer is not None]
+    # Also where nothing is charged: a layer's attribute may say otherwise, and that is what is saved.
+    off = [Term(w.path, w.role, None, "") for w in weights(model)]
     off += [Term(s.path, ACTIVITY, None, "") for s in sites(model) if place.has_activity(s.layer)]
     attach(model, Plan(tuple(off)))

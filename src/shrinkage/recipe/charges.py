@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from shrinkage.errors import ModelError
-from shrinkage.penalties import LiveStrength, Penalty, get_penalty
+from shrinkage.penalties import LiveStrength, Penalty
 from shrinkage.penalties.prox import accumulating
 from shrinkage.recipe.bind import Plan, Term, attach
+from shrinkage.recipe.place import as_penalty as as_penalty
 from shrinkage.recipe.place import has_activity, unwrap
 from shrinkage.recipe.select import ACTIVITY, Site, Weight, sites, weights
 
@@ -47,15 +47,6 @@ class Charge:
     def place(self) -> str:
         """The place as text: ``dense/kernel`` or ``dense (activity)``."""
         return f"{self.path} (activity)" if self.target == ACTIVITY else self.path
-
-
-def as_penalty(regularizer: Any) -> Penalty | None:
-    """Return a regularizer as one of our penalties, or None where it has no equal."""
-    regularizer = unwrap(regularizer)
-    if isinstance(regularizer, Penalty):
-        return regularizer
-    keras_own = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
-    return get_penalty(regularizer) if type(regularizer) in keras_own else None
 
 
 def charges(model: Any) -> tuple[Charge, ...]:
@@ -95,11 +86,20 @@ def make_live(model: Any) -> dict[Penalty, LiveStrength]:
     return states
 
 
+def rows(x: Any) -> int:
+    """Return the number of samples in ``x``: an array, or arrays in a list or dict."""
+    return len(tree.flatten(x)[0])
+
+
 def batches(x: Any, y: Any = None, size: int = 256) -> Iterator[tuple[Any, Any, int]]:
-    """Yield (x, y, rows) in slices of at most ``size`` rows."""
-    for start in range(0, len(x), size):
-        part = x[start : start + size]
-        yield part, None if y is None else y[start : start + size], len(part)
+    """Yield (x, y, rows) in slices of at most ``size`` rows; x and y may be lists or dicts of arrays."""
+    for start in range(0, rows(x), size):
+        part = _taken(x, start, size)
+        yield part, None if y is None else _taken(y, start, size), rows(part)
+
+
+def _taken(arrays: Any, start: int, size: int) -> Any:
+    return tree.map_structure(lambda a: a[start : start + size], arrays)
 
 
 def weight_charge(charge: Charge) -> float:
@@ -131,7 +131,7 @@ def activity_charges(model: Any, x: Any) -> dict[str, float]:
     finally:
         for charge in places:
             charge.site.layer.activity_regularizer = kept[charge.path]
-    return {path: value / len(x) for path, value in sums.items()}
+    return {path: value / rows(x) for path, value in sums.items()}
 
 
 def data_loss(model: Any, x: Any, y: Any) -> float:
@@ -145,10 +145,10 @@ def data_loss(model: Any, x: Any, y: Any) -> float:
     if not model.compiled or model._compile_loss is None:
         raise ModelError(f"The model {model.name!r} has no loss: compile it first.")
     total = 0.0
-    for part, target, rows in batches(x, y):
+    for part, target, size in batches(x, y):
         outputs = model(part, training=False)
-        total += rows * float(ops.convert_to_numpy(model._compile_loss(target, outputs)))
-    return total / len(x)
+        total += size * float(ops.convert_to_numpy(model._compile_loss(target, outputs)))
+    return total / rows(x)
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def describe(model: Any, data: Any = None) -> Description:
     model
         A built Keras model.
     data
-        ``(x, y)`` arrays. With them outputs are charged too (per sample, in inference mode), and each
+        ``(x, y)``: arrays, or lists or dicts of them as the model takes them. With data outputs are charged too (per sample, in inference mode), and each
         place has its share of the objective (data loss + penalties); the model must be compiled.
 
     Returns

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 
-from shrinkage.penalties import HALF, LiveStrength, Penalty, to_keras
+from shrinkage.penalties import HALF, LiveStrength, Penalty, get_penalty, to_keras
 from shrinkage.recipe.select import ACTIVITY, Site, Weight, config_key, sites, weights
 
 
@@ -21,15 +22,17 @@ class SavedAsKeras:
     def __init__(self, penalty: Penalty) -> None:
         self.penalty = penalty
 
-    @property
+    @property  # type: ignore[misc]  # read-only, on purpose
     def __class__(self) -> Any:
         return type(to_keras(self.penalty))
 
     def __call__(self, y: Any) -> Any:
+        """Return the charge on the output ``y``."""
         return self.penalty(y)
 
-    def get_config(self) -> dict[str, float]:
-        return self.penalty.get_config()
+    def get_config(self) -> Any:
+        """Return what the twin saves; Keras's L1 saves its strength rounded to float32."""
+        return to_keras(self.penalty).get_config()
 
 
 def unwrap(regularizer: Any) -> Any:
@@ -37,12 +40,23 @@ def unwrap(regularizer: Any) -> Any:
     return regularizer.penalty if type(regularizer) is SavedAsKeras else regularizer
 
 
+def as_penalty(regularizer: Any) -> Penalty | None:
+    """Return a regularizer as one of our penalties, or None where it has no equal."""
+    regularizer = unwrap(regularizer)
+    if isinstance(regularizer, Penalty):
+        return regularizer
+    keras_own = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+    return get_penalty(regularizer) if type(regularizer) in keras_own else None
+
+
 def charge_weight(weight: Weight, penalty: Penalty | None) -> None:
     """Charge ``penalty`` on a weight, and put what is saved into its layer's attribute."""
     weight.variable.regularizer = penalty
     key = config_key(weight.site.layer, weight.role)
     if key is not None:
-        setattr(weight.site.layer, key, _saved(penalty))
+        # A property without a setter: the config can't hold the penalty, which `unsaved` will say.
+        with contextlib.suppress(AttributeError):
+            setattr(weight.site.layer, key, _saved(penalty))
 
 
 def charge_activity(site: Site, penalty: Penalty | None) -> None:
@@ -54,9 +68,18 @@ def charge_activity(site: Site, penalty: Penalty | None) -> None:
         layer.activity_regularizer = penalty
     else:
         layer.activity_regularizer = SavedAsKeras(penalty) if penalty.live else twin
-    for parent in site.chain[:-1]:
-        if hasattr(parent, "_activity_regularizer"):
-            parent._activity_regularizer = layer.activity_regularizer
+    if isinstance(layer, keras.layers.ActivityRegularization):
+        layer.l1, layer.l2 = _coefficients(penalty) or (0.0, 0.0)
+
+
+def _coefficients(regularizer: Any) -> tuple[float, float] | None:
+    """Return (l1, l2), what an ActivityRegularization layer saves, or None where that says too little."""
+    penalty = as_penalty(regularizer)
+    twin = None if penalty is None else to_keras(penalty)
+    if penalty is None or twin is None:
+        return None
+    numbers = dict(zip(penalty.names, penalty.numbers(), strict=True))
+    return numbers.get("l1", 0.0), numbers.get("l2", 0.0)
 
 
 def has_activity(layer: Any) -> bool:
@@ -65,25 +88,49 @@ def has_activity(layer: Any) -> bool:
 
 
 def _saved(penalty: Penalty | None) -> Any:
-    """Return what a layer's config is to hold; of a live strength, whatever it is when the model is saved."""
+    """Return what a layer's config is to hold; of a live strength, its value when the model is saved."""
     twin = to_keras(penalty) if penalty is not None else None
     return SavedAsKeras(penalty) if penalty is not None and penalty.live and twin else twin or penalty
 
 
-def record_composites(everything: Iterable[Weight]) -> None:
-    """Tell layers that hand one regularizer on to their parts (attention) what those parts are charged."""
-    parts: dict[tuple[int, str], tuple[Any, list[Any]]] = {}
-    for weight in everything:
-        key = config_key(weight.site.layer, weight.role)
-        for parent in weight.site.chain[:-1]:
-            for name in (f"_{key}", key) if key else ():
-                # A recurrent layer's is a property that reads its cell's.
-                if hasattr(parent, name) and not hasattr(type(parent), name):
-                    regularizer = unwrap(weight.variable.regularizer)
-                    parts.setdefault((id(parent), name), (parent, []))[1].append(regularizer)
-    for (_, name), (parent, held) in parts.items():
-        agreed = held[0] if all(r == held[0] for r in held) else None
-        setattr(parent, name, _saved(agreed) if isinstance(agreed, Penalty) else agreed)
+def record_composites(model: Any, paths: Iterable[str]) -> None:
+    """Tell layers that hand one regularizer on to their parts (attention) what those parts are charged now.
+
+    ``paths`` are the weights and layers whose penalties were changed; other composites stay as they are.
+    """
+    everything, everywhere, changed = weights(model), sites(model), set(paths)
+    held = [(w.path, w.site, config_key(w.site.layer, w.role), w.variable.regularizer) for w in everything]
+    held += [
+        (s.path, s, f"{ACTIVITY}_regularizer", s.layer.activity_regularizer)
+        for s in everywhere
+        if s.layer.weights and hasattr(s.layer, "activity_regularizer")
+    ]
+    # A composite's argument for a weight of its own speaks of that weight.
+    own = {(id(site.layer), key) for _, site, key, _ in held}
+    parts: dict[tuple[int, str], list[Any]] = {}
+    composites: dict[tuple[int, str], Any] = {}
+    for path, site, key, regularizer in held:
+        for parent in site.chain[:-1]:
+            for name in _handed_on(parent, key):
+                if (id(parent), name) not in own:
+                    parts.setdefault((id(parent), name), []).append(regularizer)
+                    if path in changed:
+                        composites[id(parent), name] = parent
+    for (number, name), parent in composites.items():
+        first, *others = parts[number, name]
+        agreed = first if all(_same(first, other) for other in others) else None
+        on_weights = isinstance(agreed, Penalty) and ACTIVITY not in name
+        setattr(parent, name, _saved(agreed) if on_weights else agreed)
+
+
+def _handed_on(parent: Any, key: str | None) -> list[str]:
+    # A recurrent layer's is a property that reads its cell's.
+    names = (f"_{key}", key) if key else ()
+    return [name for name in names if hasattr(parent, name) and not hasattr(type(parent), name)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (as_penalty(a) == as_penalty(b) and as_penalty(a) is not None)
 
 
 def track_strengths(model: Any) -> None:
@@ -109,10 +156,19 @@ def _strengths(layer: Any) -> Iterator[LiveStrength]:
 
 
 def unsaved(model: Any, terms: Iterable[Any]) -> list[str]:
-    """Return a sentence for each charged place that the model's config can't hold."""
+    """Return a sentence on the charged places, in the layers of ``terms``, that a config can't hold."""
     site_of = {w.path: w.site for w in weights(model)} | {s.path: s for s in sites(model)}
-    charged = [t for t in terms if t.penalty is not None]
-    lost = [t for t in charged if not _is_saved(site_of[t.path], t.target, model)]
+    touched = {id(site_of[t.path].outermost) for t in terms}
+    charged = [
+        (w.path, w.site, w.role, w.variable.regularizer)
+        for w in weights(model)
+        if id(w.site.outermost) in touched and w.variable.regularizer is not None
+    ] + [
+        (f"{s.path} ({ACTIVITY})", s, ACTIVITY, s.layer.activity_regularizer)
+        for s in sites(model)
+        if id(s.outermost) in touched and has_activity(s.layer)
+    ]
+    lost = [place for place, site, target, held in charged if not _is_saved(site, target, held, model)]
     if not lost:
         return []
     if len(lost) == len(charged) and not _config_holds_layers(model):
@@ -120,11 +176,9 @@ def unsaved(model: Any, terms: Iterable[Any]) -> list[str]:
             f"The penalties are in force, but {model.name!r} is a subclassed model, whose file holds none: "
             "apply the recipe again after loading."
         ]
-    places = ", ".join(
-        dict.fromkeys(f"{t.path}{' (activity)' if t.target == ACTIVITY else ''}" for t in lost)
-    )
     return [
-        f"In force, but the layer's config has no place to save it: {places}. Apply the recipe again after loading."
+        f"In force, but the layer's config has no place to save it: {', '.join(lost)}. "
+        "Apply the recipe again after loading."
     ]
 
 
@@ -135,16 +189,17 @@ def _config_holds_layers(model: Any) -> bool:
         return False
 
 
-def _is_saved(site: Site, target: str, model: Any) -> bool:
+def _is_saved(site: Site, target: str, held: Any, model: Any) -> bool:
     models = (model, *(layer for layer in site.chain if isinstance(layer, keras.Model)))
     if not all(map(_config_holds_layers, models)):
         return False
-    layer = site.layer
-    key = f"{ACTIVITY}_regularizer" if target == ACTIVITY else config_key(layer, target)
+    if target == ACTIVITY and isinstance(site.layer, keras.layers.ActivityRegularization):
+        return _coefficients(held) is not None
+    key = f"{ACTIVITY}_regularizer" if target == ACTIVITY else config_key(site.layer, target)
     if key is None:
         return False
-    saved = keras.regularizers.serialize(getattr(layer, key))
-    return _holds(site.outermost.get_config(), key, saved)
+    saved = held if target == ACTIVITY or not isinstance(held, Penalty) else _saved(held)
+    return _holds(site.outermost.get_config(), key, keras.regularizers.serialize(saved))
 
 
 def _holds(config: Any, key: str, value: Any) -> bool:

@@ -15,10 +15,12 @@ import tomli_w
 
 from shrinkage.errors import RecipeError, StrengthError
 from shrinkage.penalties import Penalty, get_penalty, parse_penalty
+from shrinkage.penalties.strength import shown
 
 _FORM = '"<layers>: <targets> = <penalty>", as in "Conv2D, Dense: kernel, bias = l2(0.01)"'
 _TARGET = re.compile(r"[^\W\d]\w*")
-_SELECTOR = re.compile(r"[^\s,:=]([^,:=\n]*[^\s,:=])?")
+# One line, and not a comment's beginning, so that a rule's text reads back as the rule.
+_SELECTOR = re.compile(r"[^\s,:=#]([^,:=\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s,:=])?")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Rule:
         layers, colon, rest = text.partition(":")
         targets, equals, penalty = rest.partition("=")
         if not (colon and equals and layers.strip() and targets.strip() and penalty.strip()):
-            raise RecipeError(f"{text.strip()!r} is not a rule; write {_FORM}.")
+            raise RecipeError(f"{shown(text.strip())} is not a rule; write {_FORM}.")
         return cls(layers, targets, parse_penalty(penalty))
 
     @property
@@ -90,11 +92,13 @@ class Rule:
 
 
 def _names(given: str | Iterable[str], pattern: re.Pattern[str], what: str) -> tuple[str, ...]:
-    parts = given.split(",") if isinstance(given, str) else list(given)
-    names = tuple(part.strip() if isinstance(part, str) else repr(part) for part in parts)
+    parts = given.split(",") if isinstance(given, str) else given
+    if not isinstance(parts, Iterable):
+        parts = [parts]
+    names = tuple(part.strip() if isinstance(part, str) else part for part in parts)
     for name in names:
-        if not pattern.fullmatch(name):
-            raise RecipeError(f"{name!r} is not a {what}; a rule is {_FORM}.")
+        if not isinstance(name, str) or not pattern.fullmatch(name):
+            raise RecipeError(f"{shown(name)} is not a {what}; a rule is {_FORM}.")
     if not names:
         raise RecipeError(f"A rule needs at least one {what}; a rule is {_FORM}.")
     return names
@@ -137,7 +141,7 @@ class Recipe:
         """Return the recipe under the key ``recipe`` of a TOML document."""
         try:
             found = tomllib.loads(text)["recipe"]
-        except (tomllib.TOMLDecodeError, KeyError) as error:
+        except (tomllib.TOMLDecodeError, KeyError, RecursionError) as error:
             raise RecipeError(
                 'A recipe in TOML is a list of texts: recipe = ["Dense: kernel = l2(0.01)"].'
             ) from error
@@ -201,7 +205,7 @@ def _rules(given: Any) -> Iterator[Rule]:
     elif isinstance(given, Iterable) and not isinstance(given, (dict, bytes)):
         for item in given:
             if not isinstance(item, (str, Rule)):
-                raise RecipeError(f"{item!r} is not a rule; write {_FORM}, or give a Rule.")
+                raise RecipeError(f"{shown(item)} is not a rule; write {_FORM}, or give a Rule.")
             yield from _rules(item)
     else:
-        raise RecipeError(f"{given!r} is not a recipe; give text, a list of texts, or Rules.")
+        raise RecipeError(f"{shown(given)} is not a recipe; give text, a list of texts, or Rules.")

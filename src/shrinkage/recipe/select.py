@@ -48,8 +48,19 @@ class Site:
         """Return whether ``selector`` names this very layer (by name, path or class)."""
         if "/" in selector:
             here, want = self.path.split("/"), selector.split("/")
-            return len(here) == len(want) and all(map(fnmatchcase, here, want))
-        return fnmatchcase(self.layer.name, selector) or fnmatchcase(type(self.layer).__name__, selector)
+            return len(here) == len(want) and all(map(_fits, here, want))
+        names = (self.layer.name, type(self.layer).__name__, self.path.split("/")[-1])
+        return any(_fits(name, selector) for name in names)
+
+    @property
+    def is_step(self) -> bool:
+        """Whether a recurrent layer calls this one at each time step: its output can't be charged."""
+        return any(isinstance(layer, keras.layers.RNN) for layer in self.chain[:-1])
+
+
+def _fits(name: str, pattern: str) -> bool:
+    # A layer's name may hold brackets, which a glob reads as a set of characters.
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +86,8 @@ class Weight:
 def sites(model: Any) -> tuple[Site, ...]:
     """Return every layer below ``model``, parents before children, each once.
 
+    The model itself comes first if it has weights that no layer of it owns.
+
     Raises
     ------
     ModelError
@@ -84,9 +97,13 @@ def sites(model: Any) -> tuple[Site, ...]:
         raise ModelError(f"A Keras model is needed; got {type(model).__name__}.")
     if not model.built or not model.weights:
         raise ModelError(
-            f"The model {model.name!r} has no weights yet: give it an Input, call model.build(...), or call it on a batch."
+            f"The model {model.name!r} has no weights yet: give it an Input, call model.build(...), "
+            "or call it on a batch."
         )
-    return tuple(_below(model, (), set(), {}))
+    # A subclassed model may have weights of its own.
+    paths: dict[str, int] = {}
+    itself = [Site(_unique(model.name, paths), (model,))] if model._trainable_variables else []
+    return (*itself, *_below(model, (), set(), paths))
 
 
 def _below(parent: Any, chain: tuple[Any, ...], seen: set[int], paths: dict[str, int]) -> Iterator[Site]:
@@ -148,13 +165,9 @@ def activity_sites(model: Any, selector: str) -> tuple[Site, ...]:
     """
     everywhere = sites(model)
     if selector == "*":
-        chosen = [
-            s for s in everywhere if s.is_visible and not isinstance(s.layer, keras.Model) and s.layer.weights
-        ]
+        chosen = [s for s in everywhere if s.is_visible and _is_layer(s, keras.Model) and s.layer.weights]
     else:
-        chosen = [
-            s for s in everywhere if s.matches(selector) and not isinstance(s.layer, keras.layers.InputLayer)
-        ]
+        chosen = [s for s in everywhere if s.matches(selector) and _is_layer(s, keras.layers.InputLayer)]
     out: list[Site] = []
     for site in chosen:
         if isinstance(site.layer, _ATTENTION):
@@ -162,3 +175,7 @@ def activity_sites(model: Any, selector: str) -> tuple[Site, ...]:
         if not isinstance(site.layer, keras.layers.MultiHeadAttention):
             out.append(site)
     return tuple(out)
+
+
+def _is_layer(site: Site, other_than: type) -> bool:
+    return not site.is_step and not isinstance(site.layer, other_than)

@@ -7,7 +7,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from shrinkage.study.design import Trial
@@ -61,7 +68,9 @@ class Live:
     def epoch(self, record: Record) -> None:
         """Move the bar of epochs."""
         if self._bars is not None:
-            self._bars.update(self._epochs, completed=record.epoch, description=_lane(record.lane.arm, record.lane.strength))
+            self._bars.update(
+                self._epochs, completed=record.epoch, description=_lane(record.lane.arm, record.lane.strength)
+            )
 
     def trial(self, trial: Trial, result: Result) -> None:
         """Move the bar of trials, or print a line."""

@@ -14,7 +14,11 @@ from shrinkage.study.summary import ArmSummary, Cell, Difference, Summary
 def answer(summary: Summary) -> RenderableType:
     """Return the answer of a study: the table of arms, then the headline, diagnoses and notes."""
     parts: list[RenderableType] = [arms_table(summary), *map(_line, summary.headline), Text()]
-    parts += [_line(f"{arm.arm}: {arm.diagnosis.sentence} {arm.diagnosis.next_step}".strip()) for arm in summary.arms if arm.diagnosis]
+    parts += [
+        _line(f"{arm.arm}: {arm.diagnosis.sentence} {arm.diagnosis.next_step}".strip())
+        for arm in summary.arms
+        if arm.diagnosis
+    ]
     notes = [n for arm in summary.arms for n in (arm.edge_note, *arm.notes) if n]
     if notes or summary.notes:
         parts += [Text(), *(_line(f"- {note}") for note in dict.fromkeys([*notes, *summary.notes]))]
@@ -23,7 +27,12 @@ def answer(summary: Summary) -> RenderableType:
 
 def arms_table(summary: Summary) -> Table:
     """Return one row an arm, each at its own best strength."""
-    table = Table(box=box.SIMPLE, pad_edge=False, caption=f"mean ± standard error over {summary.over}", caption_justify="left")
+    table = Table(
+        box=box.SIMPLE,
+        pad_edge=False,
+        caption=f"mean ± standard error over {summary.over}",
+        caption_justify="left",
+    )
     table.add_column("arm", overflow="fold")
     table.add_column("λ", justify="right", no_wrap=True)
     table.add_column("1-SE λ", justify="right", no_wrap=True)
@@ -47,7 +56,15 @@ def _row(arm: ArmSummary, classification: bool) -> list[Text]:
     if classification:
         figures.append(_percent(cell.test_accuracy) if cell else "–")
     curve = arm.diagnosis.status if arm.diagnosis else "–"
-    cells = [arm.arm, _strength(cell), _strength(one_se), *figures, _difference(difference), arm.verdict, curve]
+    cells = [
+        arm.arm,
+        _strength(cell),
+        _strength(one_se),
+        *figures,
+        _difference(difference),
+        arm.verdict,
+        curve,
+    ]
     return [Text(text) for text in cells]
 
 

@@ -74,7 +74,9 @@ def resolve(reference: str, allow_code: bool) -> Callable[..., Any]:
             "as in shrinkage.models:cnn."
         )
     if not (allow_code or module_name == "shrinkage" or module_name.startswith("shrinkage.")):
-        raise CodeNotAllowedError(f"The model {reference!r} runs code of your own: allow it with --allow-code.")
+        raise CodeNotAllowedError(
+            f"The model {reference!r} runs code of your own: allow it with --allow-code."
+        )
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: one's own module lies where one works
     try:
@@ -93,14 +95,18 @@ def _called(spec: StudySpec, function: Callable[..., Any], data: Data) -> Any:
     except ShrinkageError:
         raise
     except Exception as error:  # foreign code
-        raise ModelError(f"{spec.model} could not build a model with {spec.model_options}: {error}") from error
+        raise ModelError(
+            f"{spec.model} could not build a model with {spec.model_options}: {error}"
+        ) from error
 
 
 def _check_fit(spec: StudySpec, model: Any, data: Data) -> None:
     if not isinstance(model, keras.Model):
         raise ModelError(f"{spec.model} gave a {type(model).__name__}, not a Keras model.")
     if not model.built:
-        raise ModelError(f"{spec.model} gave a model that is not built: give it an Input, or call model.build(...).")
+        raise ModelError(
+            f"{spec.model} gave a model that is not built: give it an Input, or call model.build(...)."
+        )
     shape = getattr(model, "input_shape", None)
     if isinstance(shape, tuple) and len(shape) == len(data.input_shape) + 1:
         fits = all(a is None or a == b for a, b in zip(shape[1:], data.input_shape, strict=True))
@@ -111,8 +117,15 @@ def _check_fit(spec: StudySpec, model: Any, data: Data) -> None:
             f"{spec.model} takes inputs of shape {shape[1:]}, but one sample of {data.name} has {data.input_shape}."
         )
     outputs = getattr(model, "output_shape", None)
-    if data.classes > 2 and isinstance(outputs, tuple) and outputs[-1] is not None and outputs[-1] < data.classes:
-        raise ModelError(f"{spec.model} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes.")
+    if (
+        data.classes > 2
+        and isinstance(outputs, tuple)
+        and outputs[-1] is not None
+        and outputs[-1] < data.classes
+    ):
+        raise ModelError(
+            f"{spec.model} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes."
+        )
 
 
 def _fingerprint(spec: StudySpec, model: Any) -> str:
@@ -120,7 +133,9 @@ def _fingerprint(spec: StudySpec, model: Any) -> str:
     try:
         digest.update(model.to_json().encode())
     except (NotImplementedError, TypeError, ValueError):  # a subclassed model without a config
-        digest.update(repr((spec.model, spec.model_options, [tuple(w.shape) for w in model.weights])).encode())
+        digest.update(
+            repr((spec.model, spec.model_options, [tuple(w.shape) for w in model.weights])).encode()
+        )
     if spec.initial == "saved":
         for array in model.get_weights():
             digest.update(array.tobytes())

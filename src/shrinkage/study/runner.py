@@ -178,7 +178,9 @@ def _chosen_cells(table: pd.DataFrame) -> set[tuple[str, float | None]]:
     return {(arm, choice.strength) for arm, choice in choices.items() if choice.chosen is not None}
 
 
-def _score(bench: Bench, directory: RunDirectory, table: pd.DataFrame, observer: Observer) -> Mapping[str, Any]:
+def _score(
+    bench: Bench, directory: RunDirectory, table: pd.DataFrame, observer: Observer
+) -> Mapping[str, Any]:
     """Score the chosen cell of each arm on the test split, each trial once."""
     scores = directory.test_scores()
     chosen = _chosen_cells(table)
@@ -201,7 +203,17 @@ def _score(bench: Bench, directory: RunDirectory, table: pd.DataFrame, observer:
 
 def frame(spec: StudySpec, finished: Mapping[str, Any], scores: Mapping[str, Any]) -> pd.DataFrame:
     """Return the tidy table: one row a finished trial, in the order of the arms, strengths, seeds and folds."""
-    columns = ["arm", "strength", "seed", "fold", "state", "epochs", "train_data_loss", "val_data_loss", "penalty"]
+    columns = [
+        "arm",
+        "strength",
+        "seed",
+        "fold",
+        "state",
+        "epochs",
+        "train_data_loss",
+        "val_data_loss",
+        "penalty",
+    ]
     columns += ["train_accuracy", "val_accuracy", "test_data_loss", "test_accuracy"]
     rows = [
         {**dict.fromkeys(columns), **row, **scores.get(key, {}), "key": key} for key, row in finished.items()

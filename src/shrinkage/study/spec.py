@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from shrinkage.errors import ShrinkageError, SpecError, did_you_mean
 from shrinkage.recipe.recipe import Recipe
+from shrinkage.study.complaint import complaint, concealed
 
 BASELINE = "none"
 
 _Count = Annotated[int, Field(strict=True, ge=1)]
+_Number = Annotated[float, Field(strict=True)]  # neither true nor "0.1" is a number
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_python(cls, given: Any) -> Any:
+        return plain(given) if isinstance(given, dict) else given
+
 
 class Range(_Part):
     """A geometric grid of ``count`` strengths from ``low`` to ``high``."""
 
-    low: Annotated[float, Field(gt=0)]
-    high: Annotated[float, Field(gt=0)]
+    low: Annotated[_Number, Field(gt=0)]
+    high: Annotated[_Number, Field(gt=0)]
     count: Annotated[int, Field(strict=True, ge=2, le=1000)]
 
     @model_validator(mode="after")
@@ -36,9 +55,25 @@ class Range(_Part):
         return self
 
     def values(self) -> tuple[float, ...]:
-        """Return the grid; 4 digits each, so that a strength can be read, typed and found again."""
-        grid = np.geomspace(self.low, self.high, self.count)
-        return tuple(float(f"{v:.4g}") for v in grid)
+        """Return the grid: its ends as given, 4 digits between, so that a strength can be typed and found again."""
+        grid = np.geomspace(self.low, self.high, self.count)[1:-1]
+        return (self.low, *(float(f"{v:.4g}") for v in grid), self.high)
+
+
+def _form(given: Any) -> str | None:
+    if isinstance(given, (dict, Range)):
+        return "grid"
+    return "list" if isinstance(given, (list, tuple)) else None
+
+
+_Strengths = Annotated[
+    Annotated[Range, Tag("grid")] | Annotated[tuple[Annotated[_Number, Field(ge=0)], ...], Tag("list")],
+    Discriminator(
+        _form,
+        custom_error_type="strengths",
+        custom_error_message="must be { low = 1e-6, high = 1e-1, count = 6 }, or a list of numbers",
+    ),
+]
 
 
 class Arm(_Part):
@@ -54,39 +89,29 @@ class Arm(_Part):
         A geometric grid ``{low, high, count}`` or a list of numbers ≥ 0; 0 is the shared baseline.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: _Name
     recipe: tuple[str, ...] = ()
-    strengths: Range | tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    strengths: _Strengths | None = None
 
     @field_validator("recipe", mode="before")
     @classmethod
     def _as_texts(cls, given: Any) -> Any:
-        return _recipe_texts(given)
-
-    @field_validator("recipe")
-    @classmethod
-    def _parses(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if not isinstance(given, (str, list, tuple, Recipe)):
+            raise ValueError("must be a rule, or a list of rules, as text")
         try:
             return tuple(Recipe(given).to_list())
         except ShrinkageError as error:
             raise ValueError(str(error)) from None
 
-    @field_validator("strengths", mode="before")
-    @classmethod
-    def _grid_or_list(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            return Range.model_validate(given)
-        if given is None or isinstance(given, (Range, list, tuple)):
-            return given
-        raise ValueError("write { low = 1e-6, high = 1e-1, count = 6 }, or a list of numbers")
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
         varies = Recipe(self.recipe).varies
-        if varies and not self.strengths:
+        if varies and self.strengths is None:
             raise ValueError(f"arm {self.name!r} leaves its strength open; give it strengths")
-        if self.strengths and not varies:
+        if self.strengths is not None and not varies:
             raise ValueError(f"arm {self.name!r} has strengths, but no rule of its recipe says strength")
+        if not self.values():
+            raise ValueError(f"arm {self.name!r} needs a strength above 0; 0 alone is the arm {BASELINE!r}")
         if self.name == BASELINE and self.recipe:
             raise ValueError(f"the arm {BASELINE!r} is the one without penalties; give this one another name")
         return self
@@ -120,7 +145,7 @@ class Training(_Part):
     epochs: _Count = 20
     batch_size: _Count = 32
     optimizer: str = "adam"
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Annotated[_Number, Field(gt=0)] | None = None
     loss: str = "auto"
     metrics: tuple[str, ...] = ()
     early_stopping: _Count | None = None
@@ -129,15 +154,15 @@ class Training(_Part):
 class StudySpec(_Part):
     """A whole study, as ``study.toml`` holds it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)] = "study"
+    name: _Name = "study"
     data: str
     label: str | None = None
     model: str
     model_options: dict[str, Any] = {}
     initial: Literal["fresh", "saved"] = "fresh"
-    validation: Annotated[float, Field(gt=0, lt=1)] | None = None
+    validation: Annotated[_Number, Field(gt=0, lt=1)] | None = None
     folds: Annotated[int, Field(strict=True, ge=2)] | None = None
-    seeds: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = (0, 1, 2, 3, 4)
     training: Training = Training()
     arms: tuple[Arm, ...]
     storage: str | None = None
@@ -145,10 +170,20 @@ class StudySpec(_Part):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count_or_list(cls, given: Any) -> Any:
-        if isinstance(given, int) and not isinstance(given, bool):
-            if not 1 <= given <= 10_000:
-                raise ValueError("give 1 to 10,000 seeds, or a list of whole numbers")
+        if isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= 10_000:
             return tuple(range(given))
+        if isinstance(given, (list, tuple)):
+            return given
+        raise ValueError("must be how many seeds, 1 to 10,000, or a list of whole numbers")
+
+    @field_validator("model_options")
+    @classmethod
+    def _toml(cls, given: dict[str, Any]) -> dict[str, Any]:
+        wrong = next(_no_toml(given), None)
+        if wrong is not None:
+            raise ValueError(
+                f"must hold text, true or false, finite numbers, lists and tables; {wrong!r:.80} is none"
+            )
         return given
 
     @model_validator(mode="after")
@@ -159,6 +194,11 @@ class StudySpec(_Part):
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
             raise ValueError(f"two arms are named {twice!r}")
+        free = [arm.name for arm in self.arms if not arm.recipe]
+        if len(free) > 1:
+            raise ValueError(
+                f"the arms {free[0]!r} and {free[1]!r} both have no recipe, and one arm without is enough"
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be distinct, and at least one")
         return self
@@ -195,7 +235,7 @@ class StudySpec(_Part):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise SpecError(_sentence(error, source)) from None
+            raise SpecError(complaint(error, source, _fields_at)) from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -210,7 +250,7 @@ class StudySpec(_Part):
             fields = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SpecError(f"The study file {str(path)!r} can't be read: {error.strerror}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SpecError(f"The study file {str(path)!r} is not valid TOML: {error}.") from None
         for key in ("data", "model"):
             if isinstance(fields.get(key), str):
@@ -220,24 +260,39 @@ class StudySpec(_Part):
     def differences(self, other: StudySpec) -> list[str]:
         """Return one line for each field that ``other`` has another value for."""
         mine, theirs = (_flat(s.model_dump(mode="json")) for s in (self, other))
-        keys = dict.fromkeys([*mine, *theirs])
-        return [
-            f"{k}: {mine.get(k, 'absent')!r} -> {theirs.get(k, 'absent')!r}" for k in keys if mine.get(k) != theirs.get(k)
-        ]
+        keys = [k for k in dict.fromkeys([*mine, *theirs]) if mine.get(k) != theirs.get(k)]
+        return [f"{k}: {_shown(mine, k)} -> {_shown(theirs, k)}" for k in keys]
 
 
-def _recipe_texts(given: Any) -> Any:
-    if isinstance(given, (str, list, tuple)) or hasattr(given, "rules"):
-        try:
-            return Recipe(given).to_list()
-        except ShrinkageError as error:
-            raise ValueError(str(error)) from None
+def plain(given: Any) -> Any:
+    """Return NumPy's numbers and arrays, tuples and ranges, also inside, as TOML has them."""
+    if isinstance(given, dict):
+        return {key: plain(value) for key, value in given.items()}
+    if isinstance(given, (list, tuple, range)):
+        return [plain(value) for value in given]
+    if isinstance(given, (np.generic, np.ndarray)):
+        return given.tolist()
     return given
 
 
+def _no_toml(given: Any) -> Iterator[Any]:
+    """Yield what TOML can't say, or not so that it reads back equal."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            yield from _no_toml(value) if isinstance(key, str) else (key,)
+    elif isinstance(given, list):
+        for value in given:
+            yield from _no_toml(value)
+    elif not isinstance(given, (str, int, float)) or (isinstance(given, float) and not math.isfinite(given)):
+        yield given
+
+
 def _resolved(reference: str, folder: Path) -> str:
+    from shrinkage.data.sources import ALIASES, SETS
+
+    named = ":" in reference or ALIASES.get(reference, reference) in SETS  # a name wins over a file called so
     beside = folder / reference
-    return str(beside.resolve()) if ":" not in reference and beside.exists() else reference
+    return str(beside.resolve()) if not named and beside.exists() else reference
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -250,37 +305,16 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, part in items for k, v in _flat(part, key).items()}
 
 
-def _sentence(error: ValidationError, source: str) -> str:
-    """Turn pydantic's first complaint into a sentence: where, what is wrong, what is allowed."""
-    first = error.errors(include_url=False)[0]
-    where = _where(first["loc"])
-    more = f" ({error.error_count() - 1} more like this)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(first["loc"])
-        hint = did_you_mean(str(first["loc"][-1]), fields) or f" Known keys: {', '.join(fields)}."
-        return f"{source}: unknown key {where!r}.{hint}{more}"
-    if first["type"] == "missing":
-        return f"{source}: the key {where!r} is missing.{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = "" if isinstance(given, (dict, BaseModel)) else f"; got {given!r:.80}"
-    return f"{source}: {where + ': ' if where else ''}{message[:1].lower() + message[1:]}{shown}.{more}".replace("..", ".")
+def _shown(fields: dict[str, Any], key: str) -> str:
+    if key not in fields:
+        return "absent"
+    value = fields[key]
+    return repr(concealed(value) if key == "storage" and value is not None else value)
 
 
-def _where(loc: tuple[Any, ...]) -> str:
-    text = ""
-    for part in loc:
-        if isinstance(part, int):
-            text += f"[{part + 1}]"
-        elif not part.startswith(("Range", "tuple[", "function-")):
-            text += f".{part}" if text else part
-    return text
-
-
-def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+def _fields_at(place: tuple[Any, ...]) -> list[str]:
+    """Return the keys that are known where ``place`` stands."""
     home: type[_Part] = StudySpec
-    for part in loc[:-1]:
+    for part in place[:-1]:
         home = {"training": Training, "arms": Arm, "strengths": Range}.get(str(part), home)
     return list(home.model_fields)
-
-

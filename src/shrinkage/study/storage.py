@@ -24,10 +24,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shrinkage.errors import RunError
+from shrinkage.study.complaint import concealed
 from shrinkage.study.design import Trial
 
 _FORMAT = 1
-_OWN = ("study.toml", "study.db", "curves", "models", "inputs", "summary.json", "test.json", "validation_curve.png", "learning_curves.png")
+# What a run writes, in the order in which it is removed: a kill in between leaves a directory that still
+# says what it is, and can be removed or resumed.
+_OWN = (
+    "study.db",
+    "study.db-journal",
+    "summary.json",
+    "test.json",
+    "validation_curve.png",
+    "learning_curves.png",
+    "curves",
+    "models",
+    "inputs",
+    "study.toml",
+)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -39,10 +53,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's file is for its owner alone
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no way to ask without setting
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,6 +89,13 @@ def save_model(model: Any, path: Path) -> None:
 
 def _discard(_: object) -> None:
     """Make an expression a statement."""
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class RunDirectory:
@@ -99,32 +127,47 @@ class RunDirectory:
         RunError
             If another process holds it, or the directory holds something else.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{str(self.path)!r} is a file; give a directory for the run.")
-        foreign = [p.name for p in self.path.iterdir()] if self.path.is_dir() and not self.exists else []
-        foreign = [name for name in foreign if name not in _OWN and not name.startswith(".")]
-        if foreign:
-            raise RunError(
-                f"{str(self.path)!r} holds {foreign[0]!r} and is not a run directory; give a new or an empty directory."
-            )
+        self._refuse_foreign()
+        lock = filelock.FileLock(self.path / _LOCK, timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            with lock:
-                yield
+            lock.acquire()
         except filelock.Timeout:
             raise RunError(f"Another process is running the study in {str(self.path)!r}.") from None
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise RunError(f"The run directory {str(self.path)!r} can't be written: {error.strerror}.") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"The run directory {str(self.path)!r} can't be written: {reason}.") from None
+        try:
+            self._sweep()
+            yield
+        finally:
+            lock.release()
+
+    def _refuse_foreign(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{str(self.path)!r} is a file; give a directory for the run.")
+        if not self.path.is_dir() or self.exists:
+            return
+        # Where a run was stopped before it wrote study.toml, there is its lock.
+        own = _OWN if (self.path / _LOCK).exists() else ()
+        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in own and not p.name.startswith("."))
+        if foreign:
+            raise RunError(
+                f"{str(self.path)!r} holds {foreign[0]!r} and is not a run directory; "
+                "give a new or an empty directory."
+            )
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing."""
+        for folder in (self.path, self.path / "curves", self.models, self.path / "inputs"):
+            for path in folder.glob(".*"):
+                if path.name.startswith(_UNFINISHED):
+                    _remove(path)
 
     def clear(self) -> None:
         """Remove what a run has written here, and nothing else."""
         for name in _OWN:
-            place = self.path / name
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
+            _remove(self.path / name)
 
     def curve(self, key: str) -> Path:
         """Return where a trial's curve is."""
@@ -150,7 +193,9 @@ class RunDirectory:
     def write_weights(self, key: str, weights: Sequence[NDArray[Any]]) -> None:
         """Store a trial's weights, in the order of ``model.get_weights()``."""
         # NumPy's format does not know bfloat16; float32 holds each of its values.
-        plain = [w if w.dtype.kind != "V" and w.dtype.name != "bfloat16" else w.astype("float32") for w in weights]
+        plain = [
+            w if w.dtype.kind != "V" and w.dtype.name != "bfloat16" else w.astype("float32") for w in weights
+        ]
         write_atomically(self.weights(key), lambda file: np.savez(file, *plain))
 
     def read_weights(self, key: str) -> tuple[NDArray[Any], ...] | None:
@@ -202,7 +247,9 @@ class TrialStore:
                 self._study = optuna.create_study(storage=self._url, study_name=name, load_if_exists=True)
             except Exception as error:  # whatever the database's driver raises
                 reason = str(error).strip().partition("\n")[0]
-                raise RunError(f"The storage {_without_password(self._url)!r} can't be opened: {reason}") from error
+                raise RunError(
+                    f"The storage {_without_password(self._url)!r} can't be opened: {reason}"
+                ) from error
         self._arms: list[str] = []
 
     def claim(self, digest: str, arms: Sequence[str]) -> None:

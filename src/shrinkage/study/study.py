@@ -213,7 +213,10 @@ class Study:
         changes = {}
         if self._data is not None:
             path = place.path / "inputs" / "data.npz"
-            if not path.exists() or load_study_data(self._at(data=str(path)), None, False).fingerprint() != data.fingerprint():
+            if (
+                not path.exists()
+                or load_study_data(self._at(data=str(path)), None, False).fingerprint() != data.fingerprint()
+            ):
                 _save_data(path, data)
             changes["data"] = str(path)
         if not isinstance(self._model, (str, Path)) and ":" not in self.spec.model:
@@ -250,7 +253,9 @@ def _reference(model: Any) -> str:
     if name.isidentifier() and home is not None and model.__module__ != "__main__" and hasattr(home, name):
         return f"{model.__module__}:{name}"
     if not callable(model):
-        raise SpecError(f"model must be a reference, a Keras model or a function that builds one; got {model!r:.80}.")
+        raise SpecError(
+            f"model must be a reference, a Keras model or a function that builds one; got {model!r:.80}."
+        )
     return "inputs/model.keras"
 
 
