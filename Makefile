@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study test lint docs bench lock clean
+.PHONY: study test lint bench lock clean
 
 study: $(READY)
 	$(BIN)/shrinkage run examples/digits.toml -o runs/digits
 
+# On TensorFlow: the rooms that run on any backend. The others never touch one, or are the command line's.
+NEUTRAL := tests/conformance tests/penalties tests/recipe tests/training tests/test_models.py
+
 test: $(READY)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 $(NEUTRAL)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -22,6 +25,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/penalty_step.py
 	$(BIN)/python benchmarks/storing.py
+	$(BIN)/python benchmarks/startup.py
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -87,6 +87,7 @@ def with_l1l2_and_batch_norm():
     # A BatchNormalization undoes any scaling of the kernel before it. The L2 part on conv_1 … conv_3 so acts
     # on the effective learning rate rather than on what the network can express; the head, which nothing
     # normalizes, is where it limits the function. The L1 part on `gamma` pushes whole channels towards zero.
+    # `shrinkage.check` finds such things.
     recipe = [
         "conv_1: kernel = l1_l2(1e-6, 1e-5)",
         "conv_2: kernel = l1_l2(1e-5, 1e-4)",
@@ -109,7 +110,8 @@ def train(build, samples, epochs):
     model.fit(x, y, batch_size=16, epochs=epochs, verbose=0)
     table = shrinkage.describe(model, unseen)
     accuracy = model.evaluate(*unseen, verbose=0, return_dict=True)["accuracy"]
-    print(f"\n{model.name}: {build.__doc__}\n{table}\naccuracy {accuracy:.3f}", flush=True)
+    print(f"\n{model.name}: {build.__doc__}\n{table}\naccuracy {accuracy:.3f}\n")
+    print(shrinkage.check(model), flush=True)  # the linter: what of this does not do what it seems to
     return table, accuracy
 
 

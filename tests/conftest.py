@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def backend() -> str:
     """The Keras backend that this process runs on."""
     return BACKEND
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let Keras draw the same initial weights whatever ran before: it takes its seeds from here."""
+    random.seed(0)
 
 
 @pytest.fixture
@@ -96,11 +103,15 @@ def half_policy() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def run_python() -> Callable[..., str]:
-    """``run_python(code, *arguments)``: what a fresh interpreter prints, on the same backend."""
+    """``run_python(code, *arguments)``: what a fresh interpreter prints, on the same backend or another."""
 
-    def run(code: str, *arguments: str) -> str:
+    def run(code: str, *arguments: str, keras_backend: str = BACKEND) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=240
+            [sys.executable, "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "KERAS_BACKEND": keras_backend},
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout

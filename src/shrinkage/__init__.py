@@ -26,17 +26,22 @@ if TYPE_CHECKING:
     from shrinkage.recipe import describe as describe
     from shrinkage.recipe import load_model as load_model
     from shrinkage.recipe import strip as strip
+    from shrinkage.recipe.check import check as check
     from shrinkage.study.study import Study as Study
+    from shrinkage.training.callbacks import Monitor as Monitor
+    from shrinkage.training.callbacks import StrengthSchedule as StrengthSchedule
 
 _HOME = {
     "shrinkage.penalties": ("L1", "L2", "L1L2", "STRENGTH"),
     "shrinkage.recipe": ("Recipe", "Rule", "apply", "strip", "describe", "load_model"),
+    "shrinkage.recipe.check": ("check",),
+    "shrinkage.training.callbacks": ("StrengthSchedule", "Monitor"),
     "shrinkage.data": ("Data", "load_data"),
     "shrinkage.study.study": ("Study",),
 }
 _ROOM = {name: room for room, names in _HOME.items() for name in names}
 
-__all__ = [*_ROOM, "__version__"]  # noqa: PLE0604
+__all__ = [*_ROOM, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

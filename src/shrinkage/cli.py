@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from shrinkage.errors import ShrinkageError, ShrinkageWarning
+from shrinkage.errors import ModelError, ShrinkageError, ShrinkageWarning
 
 app = typer.Typer(
     help="The regularization workbench for Keras 3.",
@@ -46,24 +46,34 @@ def main() -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.formatwarning = _one_line
+    ending = _Ending()
     try:
-        with _ending_on_signals():
-            app(prog_name="shrinkage")
+        with ending:
+            try:
+                app(prog_name="shrinkage", obj=ending)
+            finally:
+                sys.stdout.flush()  # here, where a closed pipe can still be met in silence
     except ShrinkageError as error:
         _fail(str(error), error.exit_code)
     except _Stopped as stopped:
-        _fail(stopped.words, 128 + stopped.number)
+        ending.leave(stopped.number)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a file that may not be read
+        where = "" if error.filename is None else f": {error.filename}"
+        _fail(f"{error.strerror or error}{where}", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"shrinkage: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"shrinkage: {message}", file=sys.stderr)
     sys.exit(code)
 
 
-def _one_line(message: Warning | str, category: type[Warning], *_: Any) -> str:
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     name = "" if issubclass(category, ShrinkageWarning) else f"{category.__name__}: "
     return f"shrinkage: {name}{message}\n"
 
@@ -74,38 +84,57 @@ class _Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
-        self.words = "stopped."
 
 
-@contextlib.contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """End on SIGINT and SIGTERM: at the next Python instruction, or after a few seconds in any case.
+class _Ending:
+    """Ends on SIGINT and SIGTERM: at the next Python instruction, or after a few seconds in any case.
 
     Python runs signal handlers between instructions, and one instruction can be a minute of XLA
     compilation. Everything on disk survives a kill at any moment, so a thread that is woken by the
-    signal itself ends the process if the handler has not.
+    signal itself ends the process if the handler has not. ``words`` are said at the end.
     """
 
-    def stop(number: int, frame: Any) -> None:
+    def __init__(self) -> None:
+        self.words = "stopped."
+        self._over = threading.Event()
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+
+    def __enter__(self) -> _Ending:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        sys.unraisablehook = self._unraisable
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not _Stopped:  # else the watch goes on, for what comes after may hang too
+            self._over.set()
+
+    def _stop(self, number: int, frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)  # once is enough; a second one would disturb the cleaning up
         raise _Stopped(number)
 
-    def watch() -> None:
-        number = reader.recv(1)
-        if number and not over.wait(_GRACE):
-            print("shrinkage: stopped.", file=sys.stderr, flush=True)
-            os._exit(128 + number[0])
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(
+            lost.exc_value, _Stopped
+        ):  # the signal came in a destructor, or while garbage was collected
+            self.leave(lost.exc_value.number)
+        sys.__unraisablehook__(lost)
 
-    over = threading.Event()
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
+    def _watch(self) -> None:
+        number = self._reader.recv(1)
+        if number and not self._over.wait(_GRACE):
+            self.leave(number[0])
+
+    def leave(self, number: int) -> NoReturn:
+        """End the process, with the exit code of a signal."""
+        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # the progress display hides it
+        with contextlib.suppress(OSError):
+            print(f"{cursor}shrinkage: {self.words}", file=sys.stderr, flush=True)
+        os._exit(128 + number)
 
 
 def _load_keras() -> None:
@@ -114,11 +143,20 @@ def _load_keras() -> None:
     Where TensorFlow is installed, Keras imports it to ask whether an object is one of TensorFlow's; no
     object of these commands is.
     """
-    import keras
-    from keras.src.utils import module_utils
+    try:
+        import keras
+        from keras.src.utils import module_utils
+    except (ImportError, ValueError) as error:
+        chosen = os.environ["KERAS_BACKEND"]
+        raise ShrinkageError(f"Keras can't be loaded with KERAS_BACKEND={chosen}: {error}") from error
 
     if keras.backend.backend() != "tensorflow":
         module_utils.tensorflow._available = False
+
+
+def _require(model: Path) -> None:
+    if not model.is_file():  # said before Keras is loaded, which takes seconds
+        raise ModelError(f"There is no saved model {str(model)!r}.")
 
 
 def _print_json(value: Any) -> None:
@@ -127,6 +165,7 @@ def _print_json(value: Any) -> None:
 
 @app.command()
 def run(
+    context: typer.Context,
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Run directory (default: runs/NAME).")
@@ -142,6 +181,8 @@ def run(
     """Run a study, or go on with it: the same command resumes where it was stopped."""
     from shrinkage.study.spec import StudySpec
 
+    if isinstance(context.obj, _Ending):
+        context.obj.words = "stopped. Finished trials are kept; run the same command again to go on."
     spec = StudySpec.read(study)
     directory = output or Path("runs") / _file_name(spec.name)
     if restart and not yes:
@@ -152,12 +193,8 @@ def run(
     from shrinkage.study.study import Study
 
     job = Study.from_spec(spec, data_dir=None if data_dir is None else str(data_dir))
-    try:
-        with Live(terminal.console(stderr=True)) as live:
-            summary = job.run(directory, restart=restart, allow_code=allow_code, observer=live)
-    except _Stopped as stopped:
-        stopped.words = "stopped. Finished trials are kept; run the same command again to go on."
-        raise
+    with Live(terminal.console(stderr=True)) as live:
+        summary = job.run(directory, restart=restart, allow_code=allow_code, observer=live)
     drawn = [
         figures.validation_curve(summary, job.frame(), directory / "validation_curve.png"),
         figures.learning_curves(summary, job.curves(), directory / "learning_curves.png"),
@@ -166,7 +203,7 @@ def run(
         _print_json({"directory": str(directory), **summary.to_json()})
         return
     console = terminal.console()
-    console.print(terminal.answer(summary))
+    console.print(terminal.answer(summary, console.width))
     best = directory / "models" / "best.keras"
     for path in (*drawn, *([best] if best.exists() else []), directory / "summary.json"):
         console.print(f"wrote {path}")
@@ -198,11 +235,13 @@ def check(
     as_json: _Json = False,
 ) -> None:
     """Lint the regularization of a saved model."""
+    _require(model)
     _load_keras()
-    from shrinkage.recipe import check as lint
+    from shrinkage.recipe.check import check as lint
 
     loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
-    findings = lint(loaded, samples)
+    with _together(model, data):
+        findings = lint(loaded, samples)
     if as_json:
         _print_json(findings.to_json())
     else:
@@ -219,15 +258,31 @@ def describe(
     as_json: _Json = False,
 ) -> None:
     """Show what is charged where on a saved model."""
+    _require(model)
     _load_keras()
     from shrinkage.recipe import describe as tell
 
     loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
-    description = tell(loaded, samples)
+    with _together(model, data):
+        description = tell(loaded, samples)
     if as_json:
         _print_json(description.to_json())
     else:
         print(description)
+
+
+@contextlib.contextmanager
+def _together(model: Path, data: str | None) -> Iterator[None]:
+    """Say in one sentence that a model does not go with the data."""
+    try:
+        yield
+    except ShrinkageError:
+        raise
+    except Exception as error:  # whatever Keras or its backend raises
+        if data is None:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{model} can't be evaluated on {data}: {reason:.300}") from error
 
 
 def _model_and_data(
@@ -240,8 +295,10 @@ def _model_and_data(
     if data is None:
         return loaded, None
     from shrinkage.data import load_data
+    from shrinkage.study.references import check_fit
 
     found = load_data(data, data_dir=data_dir, label=label, allow_code=allow_code)
+    check_fit(str(model), loaded, found)
     x, y = found.scaled(found.x_train[:1000]), found.y_train[:1000]
     ensure_compiled(loaded, y)
     return loaded, (x, y)
@@ -261,6 +318,7 @@ def apply(
     as_json: _Json = False,
 ) -> None:
     """Put a recipe of penalties on a saved model, and save the result."""
+    _require(model)
     if output.suffix != ".keras":
         _fail(f"the output must end in .keras; got {str(output)!r}.", 2)
     if output.exists() and not force:
@@ -313,10 +371,14 @@ def fetch_data(
 
 @data_app.command("show")
 def show_data(
-    name: Annotated[str, typer.Argument(help="A name, an .npz or .csv file, a folder of images, or module:function.")],
+    name: Annotated[
+        str, typer.Argument(help="A name, an .npz or .csv file, a folder of images, or module:function.")
+    ],
     samples: Annotated[
         Path | None,
-        typer.Option("--samples", metavar="OUT.png", help="Where to draw a grid of samples (default: a new file here)."),
+        typer.Option(
+            "--samples", metavar="OUT.png", help="Where to draw a grid of samples (default: a new file here)."
+        ),
     ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
     data_dir: _DataDir = None,
@@ -329,7 +391,11 @@ def show_data(
     data = load_data(name, data_dir=data_dir, label=label, allow_code=allow_code)
     summary = describe_data(data)
     wanted = samples is not None or data.is_image
-    drawn = draw_samples(data, samples or _new_file(f"{_file_name(data.name)}-samples", ".png")) if wanted else None
+    drawn = (
+        draw_samples(data, samples or _new_file(f"{_file_name(data.name)}-samples", ".png"))
+        if wanted
+        else None
+    )
     if as_json:
         _print_json({**summary.to_json(), "samples": None if drawn is None else str(drawn)})
         return

@@ -95,7 +95,8 @@ def cnn(
     (None, 10)
     """
     if len(input_shape) != 3:
-        raise ModelError(f"cnn needs images (height, width, channels); one sample has shape {tuple(input_shape)}.")
+        shape = tuple(input_shape)
+        raise ModelError(f"cnn needs images (height, width, channels); one sample has shape {shape}.")
     layers = [keras.Input(tuple(input_shape))]
     side = min(input_shape[:2])
     for i, units in enumerate(_units("filters", filters), 1):

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from keras import ops
 
 from shrinkage.errors import StrengthError
-from shrinkage.penalties import L1, L1L2, L2, STRENGTH, LiveStrength, Multiple, Penalty, parse_penalty, to_keras
+from shrinkage.penalties import (
+    L1,
+    L1L2,
+    L2,
+    STRENGTH,
+    LiveStrength,
+    Multiple,
+    Penalty,
+    parse_penalty,
+    to_keras,
+)
 
 
 class Case(NamedTuple):
@@ -250,7 +260,12 @@ def test_support_is_where_weights_are_not_exactly_zero(penalty):
 @each_penalty
 def test_formulas_do_not_touch_their_input(penalty):
     w = sample()
-    for formula in (penalty, penalty.support, lambda v: penalty.prox(v, 1.0), lambda v: penalty.residual(v, v)):
+    for formula in (
+        penalty,
+        penalty.support,
+        lambda v: penalty.prox(v, 1.0),
+        lambda v: penalty.residual(v, v),
+    ):
         formula(w)
         np.testing.assert_array_equal(w, sample())
 
@@ -342,12 +357,16 @@ def test_at_sets_the_total_strength_and_keeps_the_proportions(penalty):
     assert type(moved) is type(penalty)
     assert moved.strength == pytest.approx(0.05, rel=1e-12)
     if penalty.strength:
-        np.testing.assert_allclose(np.divide(moved.numbers(), 0.05), np.divide(penalty.numbers(), penalty.strength))
+        np.testing.assert_allclose(
+            np.divide(moved.numbers(), 0.05), np.divide(penalty.numbers(), penalty.strength)
+        )
     assert penalty.at(0.05) == moved
     assert penalty.at(0.0).strength == 0
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e-9, np.float64("nan"), np.float32(-1), True, "1"])
+@pytest.mark.parametrize(
+    "bad", [float("nan"), float("inf"), -1e-9, np.float64("nan"), np.float32(-1), True, "1"]
+)
 @each_class
 def test_at_and_the_live_strength_refuse_what_is_no_strength(cls, bad):
     with pytest.raises(StrengthError, match="strength must be a finite number"):

@@ -52,7 +52,11 @@ def test_scikit_learns_elastic_net_in_our_terms(regression, l1_ratio):
     """The solution of ElasticNet(alpha, l1_ratio) is stationary for l1 = α ρ, l2 = α (1 − ρ) / 2."""
     x, y = regression
     alpha = 0.2
-    w = ElasticNet(alpha=alpha, l1_ratio=l1_ratio, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(x, y).coef_
+    w = (
+        ElasticNet(alpha=alpha, l1_ratio=l1_ratio, fit_intercept=False, tol=1e-12, max_iter=100_000)
+        .fit(x, y)
+        .coef_
+    )
     gradient = -x.T @ (y - x @ w) / len(x)  # of ‖y − x w‖² / (2 n), scikit-learn's data loss
 
     def distance(penalty):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,11 @@ from shrinkage.errors import PenaltyError, ShrinkageError, StrengthError
 from shrinkage.penalties import L1, L1L2, L2, STRENGTH, get_penalty, to_keras
 
 r = keras.regularizers
+
+
+def named(value: object) -> str:
+    """Return a name for a test that is the same in every process."""
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))[:40]
 
 
 class Doubled(keras.regularizers.L2):
@@ -50,7 +57,7 @@ class Doubled(keras.regularizers.L2):
         (r.serialize(L1(1e-4)), L1(1e-4)),
         (r.serialize(L1L2(0.1, 0.2)), L1L2(0.1, 0.2)),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_what_stands_for_a_penalty(identifier, expected):
     found = get_penalty(identifier)
@@ -90,7 +97,7 @@ def test_ours_pass_as_they_are():
         r.serialize(r.OrthogonalRegularizer(0.1)),
         {"x" * 5000: 1},
     ],
-    ids=lambda v: repr(v)[:40],
+    ids=named,
 )
 def test_what_is_no_penalty_is_refused(identifier):
     with pytest.raises(PenaltyError) as raised:
@@ -117,7 +124,7 @@ def test_the_nearest_penalty_is_named(text, nearest):
 
 @given(st.floats(min_value=0, max_value=2.0**100, width=32))
 def test_numbers_survive_the_way_through_keras(strength):
-    """Keras's L1 holds its strength as a float32 tensor; the way there and back loses nothing that is one."""
+    """Keras's L1 holds its strength as a float32 tensor; no number that is one is lost."""
     strength = float(str(np.float32(strength)))
     for penalty in (L1(strength), L2(strength), L1L2(strength, strength / 2)):
         assert get_penalty(to_keras(penalty)) == penalty
@@ -138,7 +145,7 @@ def test_every_refusal_is_one_of_the_packages_own_errors():
 
 
 def test_traps_in_keras_that_this_is_for():
-    """Why ``'l1_l2'`` and ``'l1l2'`` are read here: Keras rejects the one and charges nothing for the other."""
+    """Why text is read here: Keras rejects ``'l1_l2'``, and charges nothing for ``'l1l2'``."""
     with pytest.raises(ValueError, match="Could not interpret regularizer"):
         keras.layers.Dense(1, kernel_regularizer="l1_l2")
     layer = keras.layers.Dense(1, kernel_regularizer="l1l2")

@@ -58,7 +58,12 @@ def test_logistic_regression_enters_its_first_weight_at_lambda_max(x, rng, class
     largest = L1().max_strength(gradient)
     for scale, all_zero in ((1.01, True), (0.97, False)):
         model = LogisticRegression(
-            l1_ratio=1, solver="saga", C=1 / (scale * largest * len(x)), tol=1e-6, max_iter=20_000, random_state=0
+            l1_ratio=1,
+            solver="saga",
+            C=1 / (scale * largest * len(x)),
+            tol=1e-6,
+            max_iter=20_000,
+            random_state=0,
         )
         assert (np.abs(model.fit(x, y).coef_) < 1e-6).all() == all_zero
 

@@ -151,17 +151,15 @@ def test_hostile_text_is_refused_in_one_short_sentence(text):
 def test_any_text_is_a_penalty_or_refused(text):
     try:
         penalty = parse_penalty(text)
-    except ShrinkageError as error:
-        assert str(error)
-    else:
-        assert penalty is None or parse_penalty(str(penalty)) == penalty
+    except ShrinkageError:
+        return
+    assert penalty is None or parse_penalty(str(penalty)) == penalty
 
 
 @given(st.text(alphabet="l12_()0.e-+*/strenghanif, =", max_size=40))
 def test_text_near_the_language_is_a_penalty_or_refused(text):
     try:
         penalty = parse_penalty(text)
-    except ShrinkageError as error:
-        assert str(error)
-    else:
-        assert penalty is None or parse_penalty(str(penalty)) == penalty
+    except ShrinkageError:
+        return
+    assert penalty is None or parse_penalty(str(penalty)) == penalty

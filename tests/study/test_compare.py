@@ -553,8 +553,7 @@ def test_the_headline_is_built_from_the_facts():
     best, found = summary.recommended, summary.arm("l2").accuracy
     assert (best.arm, best.strength) == ("l2", 3e-4)
     assert summary.headline[0].startswith(
-        "Lowest mean validation data loss: l2 at λ = 0.0003 "
-        f"({words.number(best.val_data_loss.mean)} ± "
+        f"Lowest mean validation data loss: l2 at λ = 0.0003 ({words.number(best.val_data_loss.mean)} ± "
     )
     assert summary.headline[0].endswith(", standard error over 5 seeds).")
     assert summary.headline[1].startswith("l2 at λ = 0.0003 is better than none on test data: accuracy 97.")
@@ -657,9 +656,7 @@ def test_a_study_where_everything_diverged_is_a_fact_and_no_error():
 def test_the_baseline_is_recommended_where_nothing_is_better():
     frame = real_looking()
     frame.loc[frame["arm"] == "none", "val_data_loss"] = 0.01
-    assert (
-        summary_of(frame).headline[0].startswith("Lowest mean validation data loss: none, the baseline (")
-    )
+    assert summary_of(frame).headline[0].startswith("Lowest mean validation data loss: none, the baseline (")
 
 
 def test_cells_with_fewer_trials_are_counted():

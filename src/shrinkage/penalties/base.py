@@ -95,6 +95,7 @@ class Penalty(keras.Regularizer):  # type: ignore[misc]  # Keras has no type inf
 
         Examples
         --------
+        >>> from shrinkage import L1L2, L2, STRENGTH
         >>> L1L2(STRENGTH, 0.5 * STRENGTH).at(0.01)
         L1L2(l1=0.01, l2=0.005)
         >>> L2(0.3).at(0.01)
@@ -107,7 +108,8 @@ class Penalty(keras.Regularizer):  # type: ignore[misc]  # Keras has no type inf
     def bind(self, live: LiveStrength) -> Self:
         """Return this penalty with ``live`` as its strength."""
         bound = self._with(self._coefficients if self.varies else self._proportions())
-        bound._live, bound._bound_at = live, () if self.varies else self.numbers()
+        is_open = self.varies and self._live is None
+        bound._live, bound._bound_at = live, () if is_open else self.numbers()
         return bound
 
     def fixed(self) -> Self:

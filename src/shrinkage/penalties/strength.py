@@ -109,7 +109,10 @@ class LiveStrength:
 
     def __init__(self, value: float) -> None:
         self.host = check_strength(value)
-        self.state = keras.Variable(self.host, dtype="float32", trainable=False, name="strength")
+        # Not cast to a layer's compute dtype: 1e-8 is no float16.
+        self.state = keras.Variable(
+            self.host, dtype="float32", trainable=False, autocast=False, name="strength"
+        )
 
     def assign(self, value: float) -> None:
         """Set the strength; takes effect at the next step.

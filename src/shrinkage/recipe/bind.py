@@ -103,9 +103,10 @@ def _misses(
     """Return notes on selectors and targets that match nothing; raise if the whole rule does."""
     everywhere = sites(model)
     lost = [s for s in rule.layers if s != "*" and not any(site.matches(s) for site in everywhere)]
-    names = dict.fromkeys(n for s in everywhere for n in (s.layer.name, type(s.layer).__name__, s.path))
+    real = [s for s in everywhere if not isinstance(s.layer, keras.layers.InputLayer)]
+    names = dict.fromkeys(n for s in real for n in (s.layer.name, type(s.layer).__name__, s.path))
     if len(lost) == len(rule.layers):
-        hint = did_you_mean(lost[0], names) or f" Its layers are {_some([s.layer.name for s in everywhere])}."
+        hint = did_you_mean(lost[0], names) or f" Its layers are {_some([s.layer.name for s in real])}."
         raise RecipeError(f"Rule '{rule}': no layer of {model.name!r} is named, or is a, {lost[0]!r}.{hint}")
     covered = [w for w in everything if any(w.covered(s) for s in rule.layers)]
     outputs = [ACTIVITY for s in rule.layers if activity_sites(model, s)]
@@ -141,13 +142,19 @@ def attach(model: Any, plan: Plan) -> None:
             place.charge_activity(site_at[term.path], term.penalty)
         else:
             place.charge_weight(weight_at[term.path], term.penalty)
+    for site in site_at.values():
+        place.keep_losses_apart(site.layer)
     place.record_composites(model, (term.path for term in plan.terms))
     place.track_strengths(model)
     renew(model)
 
 
 def renew(model: Any) -> None:
-    """Drop the compiled functions of ``model``: once compiled, they ignore a changed regularizer."""
+    """Drop the compiled functions of ``model``: once compiled, they ignore a changed regularizer.
+
+    What the last forward pass charged on outputs is dropped as well.
+    """
+    model._clear_losses()
     for part in (model, *(s.layer for s in sites(model) if isinstance(s.layer, keras.Model))):
         part.train_function = part.test_function = part.predict_function = None
 

@@ -11,9 +11,8 @@ import numpy as np
 from keras import ops, tree
 
 from shrinkage.errors import ModelError
-from shrinkage.penalties import LiveStrength, Penalty
+from shrinkage.penalties import Penalty
 from shrinkage.penalties.prox import accumulating
-from shrinkage.recipe.bind import Plan, Term, attach
 from shrinkage.recipe.place import as_penalty as as_penalty
 from shrinkage.recipe.place import has_activity, unwrap
 from shrinkage.recipe.select import ACTIVITY, Site, Weight, sites, weights
@@ -62,28 +61,6 @@ def charges(model: Any) -> tuple[Charge, ...]:
         if has_activity(s.layer)
     ]
     return tuple(found)
-
-
-def make_live(model: Any) -> dict[Penalty, LiveStrength]:
-    """Turn the strengths in force on ``model`` into training state that can change without a retrace.
-
-    Returns the states by the penalty that they scale: places with equal penalties share one. Penalties
-    that are no L1, L2 or L1L2 stay as they are.
-    """
-    states: dict[Penalty, LiveStrength] = {}
-    terms = []
-    for charge in charges(model):
-        penalty = charge.penalty
-        if penalty is None:
-            continue
-        fixed = penalty.fixed()
-        live = penalty.live or states.get(fixed) or LiveStrength(fixed.strength)
-        states[fixed] = live
-        if penalty.live is None:
-            terms.append(Term(charge.path, charge.target, fixed.bind(live), ""))
-    if terms:
-        attach(model, Plan(tuple(terms)))
-    return states
 
 
 def rows(x: Any) -> int:
@@ -203,8 +180,9 @@ def describe(model: Any, data: Any = None) -> Description:
     model
         A built Keras model.
     data
-        ``(x, y)``: arrays, or lists or dicts of them as the model takes them. With data outputs are charged too (per sample, in inference mode), and each
-        place has its share of the objective (data loss + penalties); the model must be compiled.
+        ``(x, y)``: arrays, or lists or dicts of them, as the model takes them. With data, outputs are
+        charged too (per sample, in inference mode), and each place has its share of the objective (data
+        loss + penalties); the model must be compiled.
 
     Returns
     -------

@@ -405,6 +405,8 @@ def check(model: Any, data: Any = None) -> Findings:
     ------
     ModelError
         If the model is not built, or data is given and it is not compiled.
+    StrengthError
+        If a penalty's strength is still open (``L1(STRENGTH)``).
 
     Examples
     --------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+from keras.src.backend import get_stateless_scope
 
 from shrinkage.penalties import HALF, LiveStrength, Penalty, get_penalty, to_keras
 from shrinkage.recipe.select import ACTIVITY, Site, Weight, config_key, sites, weights
@@ -33,6 +35,41 @@ class SavedAsKeras:
     def get_config(self) -> Any:
         """Return what the twin saves; Keras's L1 saves its strength rounded to float32."""
         return to_keras(self.penalty).get_config()
+
+
+class LossIds(set[int]):
+    """The ids of a layer's losses in the trace that is running; those of earlier traces are forgotten.
+
+    Keras's own set outlives the trace. On JAX the ids in it are those of tracers long gone, which Python
+    gives to new ones: in a later trace, such as that of a shorter last batch, another layer's charge is
+    then dropped or counted twice (Keras 3.15; about one evaluation in thirty).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scope: Any = None
+
+    def add(self, number: int) -> None:
+        """Add an id of the present trace."""
+        self._forget()
+        super().add(number)
+
+    def __contains__(self, number: object) -> bool:
+        self._forget()
+        return super().__contains__(number)
+
+    def _forget(self) -> None:
+        scope = get_stateless_scope()
+        if self._scope is None or self._scope() is not scope:
+            self.clear()
+            self._scope = None if scope is None else weakref.ref(scope)
+
+
+def keep_losses_apart(layer: Any) -> None:
+    """Guard a layer with a charged output against the losses of earlier traces; see :class:`LossIds`."""
+    if has_activity(layer) and not isinstance(layer._loss_ids, LossIds):
+        # Keras would wrap a set in one of its own.
+        object.__setattr__(layer, "_loss_ids", LossIds())
 
 
 def unwrap(regularizer: Any) -> Any:
@@ -157,21 +194,25 @@ def _strengths(layer: Any) -> Iterator[LiveStrength]:
 
 def unsaved(model: Any, terms: Iterable[Any]) -> list[str]:
     """Return a sentence on the charged places, in the layers of ``terms``, that a config can't hold."""
-    site_of = {w.path: w.site for w in weights(model)} | {s.path: s for s in sites(model)}
-    touched = {id(site_of[t.path].outermost) for t in terms}
-    charged = [
-        (w.path, w.site, w.role, w.variable.regularizer)
-        for w in weights(model)
-        if id(w.site.outermost) in touched and w.variable.regularizer is not None
-    ] + [
+    everything, everywhere = weights(model), sites(model)
+    weight_at, site_at = {w.path: w.site for w in everything}, {s.path: s for s in everywhere}
+    touched = {id((site_at if t.target == ACTIVITY else weight_at)[t.path].outermost) for t in terms}
+    charged = [(w.path, w.site, w.role, w.variable.regularizer) for w in everything] + [
         (f"{s.path} ({ACTIVITY})", s, ACTIVITY, s.layer.activity_regularizer)
-        for s in sites(model)
-        if id(s.outermost) in touched and has_activity(s.layer)
+        for s in everywhere
+        if has_activity(s.layer)
     ]
-    lost = [place for place, site, target, held in charged if not _is_saved(site, target, held, model)]
+    charged = [c for c in charged if id(c[1].outermost) in touched and c[3] is not None]
+    models = (model, *(s.layer for s in everywhere if isinstance(s.layer, keras.Model)))
+    silent = {id(part) for part in models if not _config_holds_layers(part)}
+    lost = [
+        place
+        for place, site, target, held in charged
+        if any(id(part) in silent for part in (model, *site.chain)) or not _is_saved(site, target, held)
+    ]
     if not lost:
         return []
-    if len(lost) == len(charged) and not _config_holds_layers(model):
+    if id(model) in silent:
         return [
             f"The penalties are in force, but {model.name!r} is a subclassed model, whose file holds none: "
             "apply the recipe again after loading."
@@ -189,12 +230,13 @@ def _config_holds_layers(model: Any) -> bool:
         return False
 
 
-def _is_saved(site: Site, target: str, held: Any, model: Any) -> bool:
-    models = (model, *(layer for layer in site.chain if isinstance(layer, keras.Model)))
-    if not all(map(_config_holds_layers, models)):
-        return False
+def _is_saved(site: Site, target: str, held: Any) -> bool:
+    if as_penalty(held) is None:
+        return True  # a user's own; whether it can be saved is not ours to say
     if target == ACTIVITY and isinstance(site.layer, keras.layers.ActivityRegularization):
         return _coefficients(held) is not None
+    if target == ACTIVITY and isinstance(site.layer, keras.layers.SimpleRNN | keras.Model):
+        return False  # Keras 3.15 writes it into the config, and does not read it from there
     key = f"{ACTIVITY}_regularizer" if target == ACTIVITY else config_key(site.layer, target)
     if key is None:
         return False

@@ -28,7 +28,8 @@ def load_model(path: str | Path) -> Any:
     Examples
     --------
     >>> import keras, shrinkage, tempfile
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer=shrinkage.L1(0.1))])
+    >>> head = keras.layers.Dense(3, kernel_regularizer=shrinkage.L1(0.1))
+    >>> model = keras.Sequential([keras.Input((4,)), head])
     >>> path = tempfile.mkdtemp() + "/model.keras"
     >>> model.save(path)
     >>> shrinkage.load_model(path).layers[0].kernel_regularizer

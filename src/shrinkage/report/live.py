@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,10 @@ from rich.text import Text
 
 from shrinkage.study.design import Trial
 from shrinkage.study.spec import StudySpec
+from shrinkage.study.words import number, plain
 from shrinkage.training.task import Record, Result
+
+_RECENT = 8  # trials whose duration the time left is told from
 
 
 class Live:
@@ -35,8 +39,8 @@ class Live:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: Progress | None = None
-        self._total = self._done = self._before = 0
-        self._began = time.monotonic()
+        self._total = self._done = 0
+        self._ends: deque[float] = deque(maxlen=_RECENT)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -53,10 +57,10 @@ class Live:
 
     def begin(self, spec: StudySpec, total: int, done: int) -> None:
         """Show the number of trials, and how many were found finished."""
-        self._total, self._done, self._before = total, done, done
-        self._began = time.monotonic()
+        self._total, self._done = total, done
+        self._ends.append(time.monotonic())
         found = f", {done} of them finished before" if done else ""
-        self.say(f"{spec.name}: {total} trials of {spec.training.epochs} epochs{found}.")
+        self.say(f"{plain(spec.name)}: {total} trials of {spec.training.epochs} epochs{found}.")
         if self._bars is not None:
             self._trials = self._bars.add_task("trials", total=total, completed=done)
             self._epochs = self._bars.add_task("epochs", total=spec.training.epochs)
@@ -75,6 +79,7 @@ class Live:
     def trial(self, trial: Trial, result: Result) -> None:
         """Move the bar of trials, or print a line."""
         self._done += 1
+        self._ends.append(time.monotonic())
         if self._bars is not None:
             self._bars.update(self._trials, completed=self._done)
             if result.state == "diverged":
@@ -85,14 +90,16 @@ class Live:
         self.say(f"{self._done}/{self._total}  {_name(trial)}: {shown}{self._left()}")
 
     def _left(self) -> str:
-        fresh = self._done - self._before
-        left = (time.monotonic() - self._began) / fresh * (self._total - self._done)
+        # The latest trials alone: the first one of each arm compiles, which the others do not.
+        pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        left = pace * (self._total - self._done)
         return f"  ({left:.0f} s left)" if left >= 1 else ""
 
 
 def _lane(arm: str, strength: float | None) -> str:
-    name = arm if len(arm) <= 30 else f"{arm[:29]}…"
-    return name if strength is None else f"{name}, λ = {strength:.3g}"
+    name = plain(arm)
+    name = name if len(name) <= 30 else f"{name[:29]}…"
+    return name if strength is None else f"{name}, λ = {number(strength)}"
 
 
 def _name(trial: Trial) -> str:

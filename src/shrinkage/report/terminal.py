@@ -9,13 +9,25 @@ from rich.text import Text
 
 from shrinkage.study.stats import Estimate
 from shrinkage.study.summary import ArmSummary, Cell, Difference, Summary
+from shrinkage.study.words import number, plain
+
+_WIDE = 140  # columns from which on the whole table fits
+_WORD = 14
 
 
-def answer(summary: Summary) -> RenderableType:
-    """Return the answer of a study: the table of arms, then the headline, diagnoses and notes."""
-    parts: list[RenderableType] = [arms_table(summary), *map(_line, summary.headline), Text()]
+def answer(summary: Summary, width: int = _WIDE) -> RenderableType:
+    """Return the answer of a study: the table of arms, then the headline, diagnoses and notes.
+
+    Parameters
+    ----------
+    summary
+        The facts.
+    width
+        Columns of the terminal; under 140 the table has fewer columns and two lines an arm.
+    """
+    parts: list[RenderableType] = [arms_table(summary, width), *map(_line, summary.headline), Text()]
     parts += [
-        _line(f"{arm.arm}: {arm.diagnosis.sentence} {arm.diagnosis.next_step}".strip())
+        _line(f"{plain(arm.arm)}: {arm.diagnosis.sentence} {arm.diagnosis.next_step}".strip())
         for arm in summary.arms
         if arm.diagnosis
     ]
@@ -25,51 +37,50 @@ def answer(summary: Summary) -> RenderableType:
     return Group(*parts)
 
 
-def arms_table(summary: Summary) -> Table:
+def arms_table(summary: Summary, width: int = _WIDE) -> Table:
     """Return one row an arm, each at its own best strength."""
     table = Table(
-        box=box.SIMPLE,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
-        caption=f"mean ± standard error over {summary.over}",
+        caption=Text(f"mean ± standard error over {summary.over}, [95 % interval]"),
         caption_justify="left",
     )
-    table.add_column("arm", overflow="fold")
-    table.add_column("λ", justify="right", no_wrap=True)
-    table.add_column("1-SE λ", justify="right", no_wrap=True)
-    table.add_column("validation loss", justify="right")
-    table.add_column("test loss", justify="right")
-    if summary.classification:
-        table.add_column("test accuracy", justify="right")
-    table.add_column(f"difference to {_plain(summary.baseline or 'baseline')} [95 %]", justify="right")
-    table.add_column("verdict")
-    table.add_column("curve")
-    for arm in summary.arms:
+    rows = [_row(arm, summary, width < _WIDE) for arm in summary.arms]
+    for column in rows[0]:
+        words = [*column.split(), *(word for row in rows for word in row[column].split())]
+        table.add_column(
+            Text(column),
+            justify="left" if column in ("arm", "verdict", "curve") else "right",
+            overflow="fold",
+            min_width=min(max(map(len, words)), _WORD),  # no word is cut
+        )
+    for arm, row in zip(summary.arms, rows, strict=True):
         best = summary.recommended is not None and arm.arm == summary.recommended.arm
-        table.add_row(*_row(arm, summary.classification), style="bold" if best else None)
+        table.add_row(*map(Text, row.values()), style="bold" if best else None)
     return table
 
 
-def _row(arm: ArmSummary, classification: bool) -> list[Text]:
-    cell, one_se = arm.selection.chosen, arm.selection.one_se
+def _row(arm: ArmSummary, summary: Summary, narrow: bool) -> dict[str, str]:
+    """Return one row by its headings; what a narrow one leaves out stands in the sentences below it."""
+    cell, classification = arm.selection.chosen, summary.classification
     difference = arm.accuracy if classification else arm.data_loss
-    figures = [_loss(cell.val_data_loss), _loss(cell.test_data_loss)] if cell else ["–", "–"]
+    row = {"arm": plain(arm.arm), "λ": _strength(cell), "1-SE λ": _strength(arm.selection.one_se)}
+    row["validation loss"] = _loss(cell.val_data_loss) if cell else "–"
+    if not (narrow and classification):
+        row["test loss"] = _loss(cell.test_data_loss) if cell else "–"
     if classification:
-        figures.append(_percent(cell.test_accuracy) if cell else "–")
-    curve = arm.diagnosis.status if arm.diagnosis else "–"
-    cells = [
-        arm.arm,
-        _strength(cell),
-        _strength(one_se),
-        *figures,
-        _difference(difference),
-        arm.verdict,
-        curve,
-    ]
-    return [Text(text) for text in cells]
+        row["test accuracy"] = _percent(cell.test_accuracy) if cell else "–"
+    row[f"difference to {plain(summary.baseline or 'baseline'):.20}"] = _difference(difference)
+    row["verdict"] = difference.verdict if narrow and difference else arm.verdict
+    if narrow:
+        return {k: v.replace(" ± ", "\n± ").replace(" [", "\n[") if k != "arm" else v for k, v in row.items()}
+    row["curve"] = arm.diagnosis.status if arm.diagnosis else "–"
+    return row
 
 
 def _strength(cell: Cell | None) -> str:
-    return "–" if cell is None or cell.strength is None else f"{cell.strength:.3g}"
+    return "–" if cell is None or cell.strength is None else number(cell.strength)
 
 
 def _loss(estimate: Estimate) -> str:
@@ -96,10 +107,6 @@ def _difference(difference: Difference | None) -> str:
     if test.low != test.low:
         return mean
     return f"{mean} [{scale * test.low:+.{digits}f}, {scale * test.high:+.{digits}f}]"
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _line(text: str) -> Text:

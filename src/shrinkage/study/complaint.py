@@ -46,7 +46,7 @@ def complaint(error: ValidationError, source: str, known: Callable[[tuple[Any, .
     first = min(found, key=lambda one: one["type"] != "extra_forbidden")
     place, kind = first["loc"], first["type"]
     where = _where(place)
-    more = f" ({len(found) - 1} more like this)" if len(found) > 1 else ""
+    more = f" (And {len(found) - 1} more.)" if len(found) > 1 else ""
     if kind == "extra_forbidden":
         names = known(place)
         hint = did_you_mean(str(place[-1]), names) or f" Known keys: {', '.join(names)}."
@@ -54,8 +54,9 @@ def complaint(error: ValidationError, source: str, known: Callable[[tuple[Any, .
     if kind == "missing":
         return f"{source}: the key {where!r} is missing.{more}"
     rule = _RULES.get(kind, "").format(**first.get("ctx", {})) or first["msg"].removeprefix("Value error, ")
-    subject = f"{where}{' ' if rule.startswith('must ') else ': '}" if where else ""
-    return f"{source}: {subject}{rule.removesuffix('.')}{_given(first.get('input'))}.{more}"
+    if not rule.startswith("must "):  # a whole sentence, with what was given
+        return f"{source}: {where}{': ' if where else ''}{rule.removesuffix('.')}.{more}"
+    return f"{source}: {where} {rule}{_given(first.get('input'))}.{more}"
 
 
 def _where(place: tuple[Any, ...]) -> str:

@@ -20,7 +20,7 @@ _SPLIT_SEED = 0  # splits are fixed: two studies of the same data see the same o
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run. ``fold`` is -1 in a holdout study; ``key`` is a hash of what determines the result."""
+    """One training run; ``fold`` is -1 in a holdout study, ``key`` a hash of what determines the result."""
 
     arm: str
     strength: float | None

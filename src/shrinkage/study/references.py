@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 
 from shrinkage.data import Data, load_data
 from shrinkage.errors import CodeNotAllowedError, ModelError, ShrinkageError, did_you_mean
+from shrinkage.recipe import sites
 from shrinkage.recipe.saved import load_model
 from shrinkage.study.spec import StudySpec
 from shrinkage.training.initial import with_fresh_names
@@ -53,7 +56,12 @@ def model_source(spec: StudySpec, data: Data, allow_code: bool) -> ModelSource:
         function = resolve(spec.model, allow_code)
         build = lambda: _called(spec, function, data)  # noqa: E731
     model = with_fresh_names(build)
-    _check_fit(spec, model, data)
+    check_fit(spec.model, model, data)
+    if spec.initial == "saved" and not same_weights(model, with_fresh_names(build)):
+        raise ModelError(
+            f'initial = "saved" starts from the weights that {spec.model} builds, but it draws new ones each '
+            'time. Save the model to a .keras file, or write initial = "fresh".'
+        )
     return ModelSource(build, _fingerprint(spec, model))
 
 
@@ -77,8 +85,8 @@ def resolve(reference: str, allow_code: bool) -> Callable[..., Any]:
         raise CodeNotAllowedError(
             f"The model {reference!r} runs code of your own: allow it with --allow-code."
         )
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: one's own module lies where one works
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # at the end, so that nothing here replaces an installed module
     try:
         found = getattr(importlib.import_module(module_name), name, None)
     except Exception as error:  # importing runs foreign code
@@ -86,10 +94,11 @@ def resolve(reference: str, allow_code: bool) -> Callable[..., Any]:
     if not callable(found):
         hint = did_you_mean(name, [n for n in dir(sys.modules[module_name]) if not n.startswith("_")])
         raise ModelError(f"The module {module_name!r} has no function {name!r}.{hint}")
-    return found
+    return cast(Callable[..., Any], found)
 
 
 def _called(spec: StudySpec, function: Callable[..., Any], data: Data) -> Any:
+    _check_options(spec, function)
     try:
         return function(data.input_shape, data.classes, **spec.model_options)
     except ShrinkageError:
@@ -100,42 +109,80 @@ def _called(spec: StudySpec, function: Callable[..., Any], data: Data) -> Any:
         ) from error
 
 
-def _check_fit(spec: StudySpec, model: Any, data: Data) -> None:
+def _check_options(spec: StudySpec, function: Callable[..., Any]) -> None:
+    try:
+        known = list(inspect.signature(function).parameters.values())[2:]
+    except (TypeError, ValueError):  # a callable that does not tell
+        return
+    names = [p.name for p in known if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    unknown = next((option for option in spec.model_options if option not in names), None)
+    if unknown is not None and not any(p.kind is p.VAR_KEYWORD for p in known):
+        hint = did_you_mean(unknown, names) or f" Options: {', '.join(names) or 'none'}."
+        raise ModelError(f"{spec.model} takes no option {unknown!r}.{hint}")
+
+
+def check_fit(name: str, model: Any, data: Data) -> None:
+    """Raise ModelError unless ``model`` is a built Keras model that takes this data."""
     if not isinstance(model, keras.Model):
-        raise ModelError(f"{spec.model} gave a {type(model).__name__}, not a Keras model.")
+        raise ModelError(f"{name} gave a {type(model).__name__}, not a Keras model.")
     if not model.built:
-        raise ModelError(
-            f"{spec.model} gave a model that is not built: give it an Input, or call model.build(...)."
-        )
-    shape = getattr(model, "input_shape", None)
-    if isinstance(shape, tuple) and len(shape) == len(data.input_shape) + 1:
-        fits = all(a is None or a == b for a, b in zip(shape[1:], data.input_shape, strict=True))
-    else:
-        fits = not isinstance(shape, tuple)
+        raise ModelError(f"{name} is not built: give it an Input, or call model.build(...).")
+    shape, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or not isinstance(outputs, tuple):
+        return  # a subclassed model doesn't say
+    fits = len(shape) == len(data.input_shape) + 1 and all(
+        a is None or a == b for a, b in zip(shape[1:], data.input_shape, strict=True)
+    )
     if not fits:
         raise ModelError(
-            f"{spec.model} takes inputs of shape {shape[1:]}, but one sample of {data.name} has {data.input_shape}."
+            f"{name} takes inputs of shape {shape[1:]}, but one sample of {data.name} has {data.input_shape}."
         )
-    outputs = getattr(model, "output_shape", None)
-    if (
-        data.classes > 2
-        and isinstance(outputs, tuple)
-        and outputs[-1] is not None
-        and outputs[-1] < data.classes
-    ):
-        raise ModelError(
-            f"{spec.model} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes."
-        )
+    if data.classes > 2 and outputs[-1] is not None and outputs[-1] < data.classes:
+        raise ModelError(f"{name} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes.")
+    if not data.classes and len(outputs) == 2 and outputs[-1] != data.outputs:
+        raise ModelError(f"{name} has {outputs[-1]} outputs, but a target of {data.name} has {data.outputs}.")
+
+
+def same_weights(model: Any, other: Any) -> bool:
+    """Return whether two models hold the same weights, bit for bit."""
+    mine, theirs = model.get_weights(), other.get_weights()
+    return len(mine) == len(theirs) and all(
+        a.tobytes() == b.tobytes() for a, b in zip(mine, theirs, strict=True)
+    )
+
+
+def architecture(model: Any) -> str:
+    """Return what a model is made of, whatever its layers are called and however it was compiled."""
+    try:
+        config = keras.saving.serialize_keras_object(model)
+    except (NotImplementedError, TypeError, ValueError):  # a subclassed model without a config
+        return repr([tuple(w.shape) for w in model.weights])
+    config.pop("compile_config", None)
+    names = dict.fromkeys([model.name, *(site.layer.name for site in sites(model))])
+    return json.dumps(_unnamed(config, {name: f"#{i}" for i, name in enumerate(names)}), sort_keys=True)
+
+
+def _unnamed(value: Any, names: Mapping[str, str]) -> Any:
+    # A name stands under "name", or in a list that says where a tensor comes from.
+    if isinstance(value, dict):
+        return {
+            key: names.get(part, part) if key == "name" and isinstance(part, str) else _unnamed(part, names)
+            for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [names.get(part, part) if isinstance(part, str) else _unnamed(part, names) for part in value]
+    return value
 
 
 def _fingerprint(spec: StudySpec, model: Any) -> str:
     digest = hashlib.sha256()
     try:
-        digest.update(model.to_json().encode())
+        config = json.loads(model.to_json())
+        config.pop("compile_config", None)
+        digest.update(json.dumps(config, sort_keys=True).encode())
     except (NotImplementedError, TypeError, ValueError):  # a subclassed model without a config
-        digest.update(
-            repr((spec.model, spec.model_options, [tuple(w.shape) for w in model.weights])).encode()
-        )
+        shapes = [tuple(w.shape) for w in model.weights]
+        digest.update(repr((spec.model, spec.model_options, shapes)).encode())
     if spec.initial == "saved":
         for array in model.get_weights():
             digest.update(array.tobytes())

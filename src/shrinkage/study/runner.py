@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 import pandas as pd
 
 from shrinkage.data import Data
-from shrinkage.errors import RunError
-from shrinkage.recipe import Recipe, apply, strip
+from shrinkage.errors import ModelError, RecipeError, RunError, ShrinkageError, TrainingError
+from shrinkage.recipe import Recipe, apply, bind, strip
 from shrinkage.study import design, selection
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
@@ -22,7 +24,7 @@ from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_json, write_text
 from shrinkage.study.summary import Summary
 from shrinkage.training.initial import with_fresh_names
-from shrinkage.training.keras_loop import KerasLoop
+from shrinkage.training.keras_loop import KerasLoop, make_optimizer
 from shrinkage.training.objective import Objective, resolve_objective
 from shrinkage.training.task import Record, Result, Task
 
@@ -37,19 +39,26 @@ class Observer(Protocol):
         """Something worth one line."""
 
     def epoch(self, record: Record) -> None:
-        """An epoch of a trial has ended."""
+        """Take note of an epoch of a trial that has ended."""
 
     def trial(self, trial: Trial, result: Result) -> None:
-        """A trial has ended and is stored."""
+        """Take note of a trial that has ended and is stored."""
 
 
 class Silent:
     """An observer that shows nothing."""
 
-    def begin(self, spec: StudySpec, total: int, done: int) -> None: ...
-    def say(self, line: str) -> None: ...
-    def epoch(self, record: Record) -> None: ...
-    def trial(self, trial: Trial, result: Result) -> None: ...
+    def begin(self, spec: StudySpec, total: int, done: int) -> None:
+        """Show nothing."""
+
+    def say(self, line: str) -> None:
+        """Show nothing."""
+
+    def epoch(self, record: Record) -> None:
+        """Show nothing."""
+
+    def trial(self, trial: Trial, result: Result) -> None:
+        """Show nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Bench:
     source: ModelSource
     objective: Objective
     loop: KerasLoop
+    facts: Mapping[str, str]
     trials: tuple[Trial, ...]
 
 
@@ -70,11 +80,14 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
     model = with_fresh_names(source.build)
     strip(model)
     for arm in spec.all_arms:  # every arm must fit the model before the first is trained
-        recipe = Recipe(arm.recipe)
-        apply(model, recipe.at(1.0) if recipe.varies else recipe)
-        strip(model)
+        try:
+            bind(Recipe(arm.recipe), model)
+        except ShrinkageError as error:
+            raise RecipeError(f"Arm {arm.name!r}: {error}") from error
     training = spec.training
     objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
+    _check_objective(objective, model, data)
+    make_optimizer(training.optimizer, training.learning_rate)
     task = Task(
         build=source.build,
         recipes={arm.name: Recipe(arm.recipe) for arm in spec.all_arms},
@@ -91,27 +104,56 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         scaled=data.scaled,
     )
     facts = {"data": data.fingerprint(), "model": source.fingerprint, "backend": keras.backend.backend()}
-    return Bench(spec, data, source, objective, KerasLoop(task), design.trials(spec, facts))
+    return Bench(spec, data, source, objective, KerasLoop(task), facts, design.trials(spec, facts))
 
 
-def open_directory(spec: StudySpec, directory: RunDirectory) -> None:
-    """Write the spec into a new directory, or check that an existing one holds the same.
+def _check_objective(objective: Objective, model: Any, data: Data) -> None:
+    """Take the loss and the metrics of a few rows, so that what does not fit is found before training."""
+    outputs = getattr(model, "output_shape", None)
+    if not isinstance(outputs, tuple) or None in outputs[1:]:
+        return
+    rows = min(len(data.y_train), outputs[-1] + 1)  # so that rows are never taken for outputs
+    y, predicted = data.y_train[:rows], np.full((rows, *outputs[1:]), 1 / outputs[-1], "float32")
+    for what, entry in (("loss", objective.loss), *(("metric", m) for m in objective.metrics)):
+        if entry in ("accuracy", "acc"):  # Keras finds out which one is meant
+            continue
+        try:
+            (keras.losses if what == "loss" else keras.metrics).get(entry)(y, predicted)
+        except Exception as error:  # Keras and its backends raise many kinds
+            raise ModelError(
+                f"The {what} {entry!r} does not fit targets of shape {y.shape[1:]} and type {y.dtype} "
+                f"with outputs of shape {outputs[1:]}: {_reason(error)}"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def refuse_another(spec: StudySpec, directory: RunDirectory) -> None:
+    """Check that a directory holds no run, or one of this very study.
 
     Raises
     ------
     RunError
-        If the directory holds another study, with the difference.
+        If it holds a run of another study, with the difference.
     """
     if not directory.exists:
-        write_text(directory.spec, spec.to_toml())
         return
     before = StudySpec.read(directory.spec)
-    changed = before.differences(spec)
+    changed = _portable(before, directory).differences(_portable(spec, directory))
     if changed:
         raise RunError(
             f"{str(directory.path)!r} holds a run of another study ({'; '.join(changed[:5])}"
             f"{'; …' if len(changed) > 5 else ''}). Give another directory, or --restart to begin anew."
         )
+
+
+def _portable(spec: StudySpec, directory: RunDirectory) -> StudySpec:
+    """Return the spec with paths into its own run directory relative, so that the directory can be moved."""
+    paths = {key: Path(getattr(spec, key)) for key in ("data", "model")}
+    inside = {k: p.relative_to(directory.path) for k, p in paths.items() if p.is_relative_to(directory.path)}
+    return spec.model_copy(update={key: path.as_posix() for key, path in inside.items()})
 
 
 def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
@@ -120,15 +162,11 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     The caller holds the directory's lock.
     """
     spec = bench.spec
-    open_directory(spec, directory)
-    store = TrialStore(directory.path, spec.storage, spec.name)
-    store.claim(_digest(spec, bench.trials), [arm.name for arm in spec.all_arms])
+    store = _open(bench, directory)
     todo = design.pending(bench.trials, store.finished())
     observer.begin(spec, len(bench.trials), len(bench.trials) - len(todo))
-    _say_how(bench, observer)
-    by_lane = {trial.lane: trial for trial in todo}
-    for result in bench.loop.run([trial.lane for trial in todo], observer.epoch):
-        trial = by_lane[result.lane]
+    _say_how(bench, observer, bool(todo))
+    for trial, result in _trained(bench, todo, observer):
         _store(trial, result, directory, store)
         observer.trial(trial, result)
         if trial.cell != _next_cell(todo, trial):
@@ -141,11 +179,43 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     return summary
 
 
-def _say_how(bench: Bench, observer: Observer) -> None:
-    observer.say(f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time.")
+def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
+    """Open the storage, and begin the directory once nothing speaks against it."""
+    spec = bench.spec
+    refuse_another(spec, directory)
+    store = TrialStore(directory.path, spec.storage, spec.name)
+    store.claim(_digest(spec, bench.trials), bench.facts, [arm.name for arm in spec.all_arms])
+    lost = [key for key in store.finished() if not directory.curve(key).exists()]
+    if lost:
+        raise RunError(
+            f"{str(directory.path)!r} lacks the curves of {len(lost)} trials that its storage holds; if they "
+            "belong to a run in another directory, give this study another name. --restart begins anew."
+        )
+    if not directory.exists:
+        write_text(directory.spec, _portable(spec, directory).to_toml())
+    return store
+
+
+def _trained(bench: Bench, todo: tuple[Trial, ...], observer: Observer) -> Iterator[tuple[Trial, Result]]:
+    by_lane = {trial.lane: trial for trial in todo}
+    try:
+        for result in bench.loop.run([trial.lane for trial in todo], observer.epoch):
+            yield by_lane[result.lane], result
+    except ShrinkageError:
+        raise
+    except Exception as error:  # whatever Keras, its backend or a user's layer raises
+        raise TrainingError(f"Training failed with {type(error).__name__}: {_reason(error)}") from error
+
+
+def _say_how(bench: Bench, observer: Observer, trains: bool) -> None:
+    if trains:
+        observer.say(
+            f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time."
+        )
     if bench.spec.folds and bench.spec.initial == "saved":
         observer.say(
-            "Careful: the saved weights may have seen the rows that folds validate on; then the scores are too good."
+            "Careful: the saved weights may have seen the rows that folds validate on; then the scores are "
+            "too good."
         )
 
 
@@ -191,7 +261,7 @@ def _score(
     for trial in todo:
         weights = directory.read_weights(trial.key)
         if weights is None:  # removed by hand: train it again, to the same bits
-            weights = next(iter(bench.loop.run([trial.lane], observer.epoch))).weights
+            weights = next(_trained(bench, (trial,), observer))[1].weights
             directory.write_weights(trial.key, weights)
         values = bench.loop.score(trial.lane, weights, x, y)
         scores[trial.key] = {f"test_{name}": value for name, value in values.items()}
@@ -202,7 +272,7 @@ def _score(
 
 
 def frame(spec: StudySpec, finished: Mapping[str, Any], scores: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the tidy table: one row a finished trial, in the order of the arms, strengths, seeds and folds."""
+    """Return the tidy table: one row a finished trial, sorted by arm, strength, seed and fold."""
     columns = [
         "arm",
         "strength",

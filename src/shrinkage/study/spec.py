@@ -6,7 +6,7 @@ import math
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import tomli_w
@@ -21,9 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from shrinkage.errors import ShrinkageError, SpecError, did_you_mean
-from shrinkage.recipe.recipe import Recipe
+from shrinkage.errors import ShrinkageError, SpecError
 from shrinkage.study.complaint import complaint, concealed
+
+if TYPE_CHECKING:
+    from shrinkage.recipe.recipe import Recipe
 
 BASELINE = "none"
 
@@ -32,13 +34,24 @@ _Number = Annotated[float, Field(strict=True)]  # neither true nor "0.1" is a nu
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+def _plain(given: Any) -> Any:
+    """Return NumPy's numbers and arrays, tuples and ranges, also inside, as TOML has them."""
+    if isinstance(given, dict):
+        return {key: _plain(value) for key, value in given.items()}
+    if isinstance(given, (list, tuple, range)):
+        return [_plain(value) for value in given]
+    if isinstance(given, (np.generic, np.ndarray)):
+        return given.tolist()
+    return given
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _plain_python(cls, given: Any) -> Any:
-        return plain(given) if isinstance(given, dict) else given
+        return _plain(given) if isinstance(given, dict) else given
 
 
 class Range(_Part):
@@ -55,8 +68,8 @@ class Range(_Part):
         return self
 
     def values(self) -> tuple[float, ...]:
-        """Return the grid: its ends as given, 4 digits between, so that a strength can be typed and found again."""
-        grid = np.geomspace(self.low, self.high, self.count)[1:-1]
+        """Return the grid: its ends as given, 4 digits between, so that a strength can be typed again."""
+        grid = np.exp(np.linspace(np.log(self.low), np.log(self.high), self.count)[1:-1])
         return (self.low, *(float(f"{v:.4g}") for v in grid), self.high)
 
 
@@ -96,16 +109,14 @@ class Arm(_Part):
     @field_validator("recipe", mode="before")
     @classmethod
     def _as_texts(cls, given: Any) -> Any:
-        if not isinstance(given, (str, list, tuple, Recipe)):
-            raise ValueError("must be a rule, or a list of rules, as text")
         try:
-            return tuple(Recipe(given).to_list())
+            return tuple(_recipe(given).to_list())
         except ShrinkageError as error:
             raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        varies = Recipe(self.recipe).varies
+        varies = _recipe(self.recipe).varies
         if varies and self.strengths is None:
             raise ValueError(f"arm {self.name!r} leaves its strength open; give it strengths")
         if self.strengths is not None and not varies:
@@ -117,7 +128,7 @@ class Arm(_Part):
         return self
 
     def values(self) -> tuple[float | None, ...]:
-        """Return the strengths to train, ascending, without 0 (the shared baseline); (None,) for a fixed recipe."""
+        """Return the strengths to train, ascending, without 0 (the shared baseline); (None,) if fixed."""
         if self.strengths is None:
             return (None,)
         grid = self.strengths.values() if isinstance(self.strengths, Range) else self.strengths
@@ -179,10 +190,9 @@ class StudySpec(_Part):
     @field_validator("model_options")
     @classmethod
     def _toml(cls, given: dict[str, Any]) -> dict[str, Any]:
-        wrong = next(_no_toml(given), None)
-        if wrong is not None:
+        for wrong in _no_toml(given):
             raise ValueError(
-                f"must hold text, true or false, finite numbers, lists and tables; {wrong!r:.80} is none"
+                f"must hold text, true or false, finite numbers, lists and tables, and {wrong!r:.80} is none"
             )
         return given
 
@@ -254,7 +264,7 @@ class StudySpec(_Part):
             raise SpecError(f"The study file {str(path)!r} is not valid TOML: {error}.") from None
         for key in ("data", "model"):
             if isinstance(fields.get(key), str):
-                fields[key] = _resolved(fields[key], path.parent)
+                fields[key] = resolved(fields[key], path.parent)
         return cls.parse(fields, str(path))
 
     def differences(self, other: StudySpec) -> list[str]:
@@ -264,15 +274,10 @@ class StudySpec(_Part):
         return [f"{k}: {_shown(mine, k)} -> {_shown(theirs, k)}" for k in keys]
 
 
-def plain(given: Any) -> Any:
-    """Return NumPy's numbers and arrays, tuples and ranges, also inside, as TOML has them."""
-    if isinstance(given, dict):
-        return {key: plain(value) for key, value in given.items()}
-    if isinstance(given, (list, tuple, range)):
-        return [plain(value) for value in given]
-    if isinstance(given, (np.generic, np.ndarray)):
-        return given.tolist()
-    return given
+def _recipe(given: Any) -> Recipe:
+    from shrinkage.recipe.recipe import Recipe  # loads Keras, which a file that isn't there need not wait for
+
+    return Recipe(given)
 
 
 def _no_toml(given: Any) -> Iterator[Any]:
@@ -287,7 +292,8 @@ def _no_toml(given: Any) -> Iterator[Any]:
         yield given
 
 
-def _resolved(reference: str, folder: Path) -> str:
+def resolved(reference: str, folder: Path) -> str:
+    """Return a reference, or the absolute path of the file in ``folder`` that it names."""
     from shrinkage.data.sources import ALIASES, SETS
 
     named = ":" in reference or ALIASES.get(reference, reference) in SETS  # a name wins over a file called so
@@ -314,7 +320,8 @@ def _shown(fields: dict[str, Any], key: str) -> str:
 
 def _fields_at(place: tuple[Any, ...]) -> list[str]:
     """Return the keys that are known where ``place`` stands."""
-    home: type[_Part] = StudySpec
+    home: type[BaseModel] = StudySpec
+    homes: dict[str, type[BaseModel]] = {"training": Training, "arms": Arm, "strengths": Range}
     for part in place[:-1]:
-        home = {"training": Training, "arms": Arm, "strengths": Range}.get(str(part), home)
+        home = homes.get(str(part), home)
     return list(home.model_fields)

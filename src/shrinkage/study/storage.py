@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
@@ -25,9 +25,13 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import RunError
 from shrinkage.study.complaint import concealed
-from shrinkage.study.design import Trial
+
+if TYPE_CHECKING:  # what is stored can be read where no backend of Keras is installed
+    from shrinkage.study.design import Trial
 
 _FORMAT = 1
+_LOCK = ".lock"
+_UNFINISHED = ".unfinished-"  # begins the name of what is being written
 # What a run writes, in the order in which it is removed: a kill in between leaves a directory that still
 # says what it is, and can be removed or resumed.
 _OWN = (
@@ -47,7 +51,7 @@ _OWN = (
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -79,7 +83,7 @@ def write_json(path: Path, value: Any) -> None:
 def save_model(model: Any, path: Path) -> None:
     """Save a Keras model atomically as a ``.keras`` file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as folder:
         temporary = Path(folder) / path.name
         model.save(temporary)
         with temporary.open("rb+") as file:
@@ -150,19 +154,19 @@ class RunDirectory:
             return
         # Where a run was stopped before it wrote study.toml, there is its lock.
         own = _OWN if (self.path / _LOCK).exists() else ()
-        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in own and not p.name.startswith("."))
+        foreign = sorted(
+            p.name for p in self.path.iterdir() if p.name not in own and not p.name.startswith(".")
+        )
         if foreign:
             raise RunError(
-                f"{str(self.path)!r} holds {foreign[0]!r} and is not a run directory; "
-                "give a new or an empty directory."
+                f"{str(self.path)!r} holds {foreign[0]!r} and is no run directory; give a new or empty one."
             )
 
     def _sweep(self) -> None:
         """Remove what a killed run was writing."""
         for folder in (self.path, self.path / "curves", self.models, self.path / "inputs"):
-            for path in folder.glob(".*"):
-                if path.name.startswith(_UNFINISHED):
-                    _remove(path)
+            for path in folder.glob(f"{_UNFINISHED}*"):
+                _remove(path)
 
     def clear(self) -> None:
         """Remove what a run has written here, and nothing else."""
@@ -241,33 +245,43 @@ class TrialStore:
     """
 
     def __init__(self, directory: Path, url: str | None, name: str) -> None:
-        self._url = url or f"sqlite:///{(directory / 'study.db').resolve()}"
+        self._url = url or _sqlite(directory / "study.db")
+        self._name = name
         with _quiet():
             try:
                 self._study = optuna.create_study(storage=self._url, study_name=name, load_if_exists=True)
             except Exception as error:  # whatever the database's driver raises
-                reason = str(error).strip().partition("\n")[0]
-                raise RunError(
-                    f"The storage {_without_password(self._url)!r} can't be opened: {reason}"
-                ) from error
+                reason = str(error).strip().partition("\n")[0].replace(self._url, concealed(self._url))
+                raise RunError(f"The storage {concealed(self._url)!r} can't be opened: {reason}") from error
         self._arms: list[str] = []
 
-    def claim(self, digest: str, arms: Sequence[str]) -> None:
-        """Mark the stored study as the one with this hash and these arms; raise RunError if it is another."""
+    def claim(self, digest: str, facts: Mapping[str, str], arms: Sequence[str]) -> None:
+        """Mark the stored study as the one with this hash, these facts and these arms.
+
+        Raises
+        ------
+        RunError
+            If it is another, or its data, model or backend is.
+        """
         self._arms = list(arms)
-        found = self._study.user_attrs.get("digest")
-        if found is None:
-            self._study.set_user_attr("digest", digest)
+        known = self._study.user_attrs
+        if "digest" not in known:
             self._study.set_user_attr("format", _FORMAT)
-        elif found != digest:
-            raise RunError(
-                f"The storage {_without_password(self._url)!r} holds another study named {self._study.study_name!r}, "
-                "or its data or model has changed since. Give this one another name, or --restart to begin anew."
+            self._study.set_user_attr("facts", dict(facts))
+            self._study.set_user_attr("digest", digest)
+        elif known["digest"] != digest:
+            before = known.get("facts", {})
+            changed = [name for name in facts if before.get(name) != facts[name]]
+            what = (
+                f"The {' and the '.join(changed)} of this study changed since its run was begun"
+                if changed
+                else f"The storage {concealed(self._url)!r} holds another study named {self._name!r}"
             )
+            raise RunError(f"{what}. Give another directory or name, or --restart to begin anew.")
 
     def delete(self) -> None:
         """Remove the study from its storage."""
-        optuna.delete_study(study_name=self._study.study_name, storage=self._url)
+        optuna.delete_study(study_name=self._name, storage=self._url)
 
     def add(self, trial: Trial, state: str, figures: Mapping[str, Any]) -> None:
         """Store a finished trial; a diverged one is Optuna's FAIL, which needs no value."""
@@ -303,13 +317,11 @@ def _json_safe(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
 
 
-def _without_password(url: str) -> str:
-    from sqlalchemy.engine import make_url
+def _sqlite(path: Path) -> str:
+    from sqlalchemy.engine import URL
 
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except Exception:  # no URL at all
-        return url
+    # A path may hold what means something in a URL: a question mark, a percent sign.
+    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
 
 
 @contextmanager

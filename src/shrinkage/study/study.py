@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ import pandas as pd
 
 from shrinkage.data import Data
 from shrinkage.data.build import build_data
-from shrinkage.errors import RunError, SpecError
+from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
+from shrinkage.recipe.saved import load_model
 from shrinkage.study import runner
-from shrinkage.study.references import load_study_data
+from shrinkage.study.references import architecture, check_fit, load_study_data, same_weights
 from shrinkage.study.runner import Observer, Silent
-from shrinkage.study.spec import StudySpec
+from shrinkage.study.spec import StudySpec, resolved
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_atomically
 from shrinkage.study.summary import Summary
 from shrinkage.training.initial import with_fresh_names
+
+_STORED_MODEL = "inputs/model.keras"
 
 
 class Study:
@@ -95,20 +99,21 @@ class Study:
         self.directory: Path | None = None
         fields = {
             "name": name,
-            "data": data if isinstance(data, (str, Path)) else "inputs/data.npz",
+            "data": resolved(str(data), Path()) if self._data is None else "inputs/data.npz",
             "label": label,
             "model": _reference(model),
-            "model_options": model_options or {},
+            "model_options": {} if model_options is None else model_options,
             "initial": initial,
             "validation": validation,
             "folds": folds,
-            "seeds": seeds if isinstance(seeds, int) else tuple(seeds),
-            "training": training or {},
-            "arms": tuple(arms),
+            "seeds": seeds,
+            "training": {} if training is None else training,
+            "arms": arms,
             "storage": storage,
         }
-        fields["data"] = str(fields["data"])
         self.spec = StudySpec.parse(fields)
+        if isinstance(model, keras.Model) and self.spec.model_options:
+            raise SpecError("model_options go with a function that builds a model; a Keras model takes none.")
 
     @classmethod
     def from_spec(cls, spec: StudySpec, *, data_dir: str | None = None) -> Self:
@@ -127,7 +132,7 @@ class Study:
         RunError
             If there is no run.
         """
-        place = RunDirectory(Path(directory))
+        place = RunDirectory(Path(directory).expanduser().resolve())
         if not place.exists:
             raise RunError(f"There is no run in {str(directory)!r}: it holds no study.toml.")
         study = cls.from_spec(StudySpec.read(place.spec))
@@ -169,7 +174,7 @@ class Study:
         DataError, ModelError, RecipeError
             If the data, the model or a recipe does not fit.
         """
-        place = RunDirectory(Path(directory).absolute())
+        place = RunDirectory(Path(directory).expanduser().resolve())
         with place.locked():
             if restart:
                 self._clear(place)
@@ -202,29 +207,57 @@ class Study:
         return TrialStore(self._place().path, self.spec.storage, self.spec.name)
 
     def _clear(self, place: RunDirectory) -> None:
-        if place.exists:
-            before = StudySpec.read(place.spec)
-            if before.storage is not None:
-                TrialStore(place.path, before.storage, before.name).delete()
-            place.clear()
+        with contextlib.suppress(SpecError):  # a study.toml that can't be read is removed as it is
+            before = [StudySpec.read(place.spec)] if place.exists else []
+            for url, name in {(spec.storage, spec.name) for spec in (*before, self.spec)}:
+                if url is not None:
+                    TrialStore(place.path, url, name).delete()
+        place.clear()
 
     def _materialised(self, place: RunDirectory, data: Data) -> StudySpec:
-        """Store Python objects in the run directory, so that its study.toml says all there is to say."""
-        changes = {}
+        """Store Python objects in the run directory, so that its study.toml says all there is to say.
+
+        Raises
+        ------
+        RunError
+            If a run of another study, other data or another model is there; nothing is written then.
+        """
+        inputs = place.path / "inputs"
+        changes: dict[str, Any] = {}
         if self._data is not None:
-            path = place.path / "inputs" / "data.npz"
-            if (
-                not path.exists()
-                or load_study_data(self._at(data=str(path)), None, False).fingerprint() != data.fingerprint()
-            ):
-                _save_data(path, data)
-            changes["data"] = str(path)
-        if not isinstance(self._model, (str, Path)) and ":" not in self.spec.model:
-            path = place.path / "inputs" / "model.keras"
-            if not path.exists():
-                _save_model(path, self._model, self.spec, data)
-            changes |= {"model": str(path), "model_options": {}}
-        return self._at(**changes)
+            changes["data"] = str(inputs / "data.npz")
+        model = self._own_model(data)
+        if model is not None:
+            changes |= {"model": str(inputs / "model.keras"), "model_options": {}}
+        spec = self._at(**changes)
+        runner.refuse_another(spec, place)
+        begun = place.exists
+        if self._data is not None and not (begun and _is_stored(spec, data)):
+            _save_data(inputs / "data.npz", data)
+        if model is not None and not (
+            begun and _is_model_stored(spec, model, isinstance(self._model, keras.Model))
+        ):
+            save_model(model, inputs / "model.keras")
+        return spec
+
+    def _own_model(self, data: Data) -> Any | None:
+        """Return the Keras model to store in the run directory, or None if the study names another place."""
+        if isinstance(self._model, (str, Path)) or self.spec.model != _STORED_MODEL:
+            return None
+        build: Callable[..., Any] = self._model
+        if isinstance(self._model, keras.Model):
+            model = self._model
+        else:
+            try:
+                model = with_fresh_names(
+                    lambda: build(data.input_shape, data.classes, **self.spec.model_options)
+                )
+            except ShrinkageError:
+                raise
+            except Exception as error:  # foreign code
+                raise ModelError(f"The function that builds the model failed: {error}") from error
+        check_fit("The model", model, data)
+        return model
 
     def _at(self, **changes: Any) -> StudySpec:
         return self.spec.model_copy(update=changes)
@@ -247,27 +280,51 @@ def _as_data(data: Any) -> Data | None:
 def _reference(model: Any) -> str:
     """Return how study.toml names a model: itself, its function, or the file that it will be saved to."""
     if isinstance(model, (str, Path)):
-        return str(model)
-    name = getattr(model, "__qualname__", "")
-    home = sys.modules.get(getattr(model, "__module__", ""), None)
-    if name.isidentifier() and home is not None and model.__module__ != "__main__" and hasattr(home, name):
-        return f"{model.__module__}:{name}"
+        return resolved(str(model), Path())
+    name, module = getattr(model, "__qualname__", ""), getattr(model, "__module__", "")
+    if name and module != "__main__" and getattr(sys.modules.get(module), name, None) is model:
+        return f"{module}:{name}"
     if not callable(model):
         raise SpecError(
             f"model must be a reference, a Keras model or a function that builds one; got {model!r:.80}."
         )
-    return "inputs/model.keras"
+    return _STORED_MODEL
 
 
-def _save_model(path: Path, model: Any, spec: StudySpec, data: Data) -> None:
-    if not isinstance(model, keras.Model):
-        build: Callable[..., Any] = model
-        model = with_fresh_names(lambda: build(data.input_shape, data.classes, **spec.model_options))
-    save_model(model, path)
+def _is_stored(spec: StudySpec, data: Data) -> bool:
+    """Return whether the run directory holds this data; raise RunError if it holds other data."""
+    if not Path(spec.data).exists():
+        return False
+    if load_study_data(spec, None, False).fingerprint() != data.fingerprint():
+        raise _changed("data", spec.data)
+    return True
+
+
+def _is_model_stored(spec: StudySpec, model: Any, exact: bool) -> bool:
+    """Return whether the run directory holds this model; raise RunError if it holds another."""
+    if not Path(spec.model).exists():
+        return False
+    stored = load_model(spec.model)
+    same = architecture(stored) == architecture(model)
+    if not same or (exact and spec.initial == "saved" and not same_weights(stored, model)):
+        raise _changed("model", spec.model)
+    return True
+
+
+def _changed(what: str, path: str) -> RunError:
+    return RunError(
+        f"The {what} of this study has changed since the run began with {path!r}. "
+        "Give another directory, or restart to begin anew."
+    )
 
 
 def _save_data(path: Path, data: Data) -> None:
-    arrays = {"x_train": data.x_train, "y_train": data.y_train, "x_test": data.x_test, "y_test": data.y_test}
+    arrays: dict[str, Any] = {
+        "x_train": data.x_train,
+        "y_train": data.y_train,
+        "x_test": data.x_test,
+        "y_test": data.y_test,
+    }
     if data.labels:
         arrays["labels"] = np.array(data.labels)
     write_atomically(path, lambda file: np.savez(file, **arrays))

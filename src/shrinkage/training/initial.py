@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from keras.src.backend.common import global_state
 
 from shrinkage.errors import ModelError
-from shrinkage.recipe import sites
+from shrinkage.recipe import Site, sites
 
 
 def key(*parts: object) -> int:
@@ -49,33 +50,47 @@ def initialise(model: Any, seed: int) -> None:
         If a layer can't be built again from its config, naming it.
     """
     owned: set[int] = set()
-    for site in sites(model):
+    everywhere = sites(model)
+    for site in everywhere:
         if site.is_visible and not isinstance(site.layer, keras.Model) and site.layer.weights:
-            _draw(site.layer, key(seed, site.path), site.path)
+            _draw(site, seed, everywhere)
             owned.update(id(v) for v in site.layer.weights)
     own = [v.path for v in model.weights if id(v) not in owned]
     if own:
         raise ModelError(
             f"The weights {', '.join(own[:3])} belong to the model itself and can't be drawn anew; "
-            "move them into a layer, or start from the saved weights (initial = \"saved\")."
+            'move them into a layer, or start from the saved weights (initial = "saved").'
         )
     seed_dropout(model, seed)
 
 
-def _draw(layer: Any, seed: int, path: str) -> None:
-    with _seeded(seed):
-        try:
-            twin = type(layer).from_config(layer.get_config())
-            twin.build_from_config(layer.get_build_config())
-        except Exception as error:  # whatever a user's own layer raises
-            raise ModelError(
-                f"The layer {path!r} ({type(layer).__name__}) can't be built again from its config, which fresh "
-                f"weights need: {error}"
-            ) from error
-    if [tuple(v.shape) for v in twin.weights] != [tuple(v.shape) for v in layer.weights]:
-        raise ModelError(f"The layer {path!r} ({type(layer).__name__}) has other weights when built from its config.")
-    for variable, drawn in zip(layer.weights, twin.weights, strict=True):
-        variable.assign(drawn)
+def _draw(site: Site, seed: int, everywhere: Sequence[Site]) -> None:
+    layer = site.layer
+    try:
+        with _seeded(key(seed, site.path)):
+            twin = with_fresh_names(lambda: _twin(layer))
+        fits = [tuple(v.shape) for v in twin.weights] == [tuple(v.shape) for v in layer.weights]
+        problem = "" if fits else "has other weights when built from its config"
+    except Exception as error:  # whatever a user's own layer raises
+        problem = f"can't be built again from its config, which fresh weights need: {error}"
+    if not problem:
+        for variable, drawn in zip(layer.weights, twin.weights, strict=True):
+            variable.assign(drawn)
+        return
+    # A layer of the user's own need not have a config, or may build its parts when it is called.
+    parts = [s for s in everywhere if s.chain[:-1] == site.chain and s.layer.weights]
+    if layer._trainable_variables or layer._non_trainable_variables or not parts:
+        raise ModelError(f"The layer {site.path!r} ({type(layer).__name__}) {problem}.")
+    for part in parts:
+        _draw(part, seed, everywhere)
+
+
+def _twin(layer: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras's, of parts that are not built yet
+        twin = type(layer).from_config(layer.get_config())
+        twin.build_from_config(layer.get_build_config())
+    return twin
 
 
 @contextmanager
@@ -92,11 +107,12 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def seed_dropout(model: Any, seed: int) -> None:
-    """Reset the random state of every layer that draws while training."""
-    for site in sites(model):
-        for i, generator in enumerate(site.layer._seed_generators):
+    """Reset the random state of every layer that draws while training, and of the model itself."""
+    below = [(site.path, site.layer) for site in sites(model) if site.layer is not model]
+    for path, layer in [("", model), *below]:
+        for i, generator in enumerate(layer._seed_generators):
             if isinstance(generator, keras.random.SeedGenerator):
-                generator.state.assign(np.array([key(seed, site.path, "random", i), 0], "uint32"))
+                generator.state.assign(np.array([key(seed, path, "random", i), 0], "uint32"))
 
 
 def data_order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from shrinkage.errors import TrainingError, did_you_mean
+from shrinkage.errors import ModelError, did_you_mean
 from shrinkage.penalties import LiveStrength
 from shrinkage.recipe import Recipe, attach, bind, strip
 from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
@@ -35,8 +35,7 @@ class _Shuffled(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no ty
     def __init__(self, task: Task, rows: Any, seed: int) -> None:
         super().__init__()
         self.task, self.rows, self.seed = task, rows, seed
-        self.epoch = -1
-        self.on_epoch_end()
+        self.shuffle(0)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.task.batch_size)
@@ -45,9 +44,9 @@ class _Shuffled(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no ty
         size = self.task.batch_size
         return _rows(self.task, self.order[index * size : (index + 1) * size])
 
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
-        self.order = self.rows[data_order(self.seed, self.epoch, len(self.rows))]
+    def shuffle(self, epoch: int) -> None:
+        # Not in `on_epoch_end`, which Keras calls once more before the first epoch.
+        self.order = self.rows[data_order(self.seed, epoch, len(self.rows))]
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class KerasLoop:
         task, compiled = self.task, self._arm(lane.arm)
         _reset(compiled, lane, task.fresh)
         split = task.splits[lane.split]
-        recorder = _Recorder(task, lane, on_epoch)
         rows = _Shuffled(task, split.train, lane.seed)
+        recorder = _Recorder(task, lane, rows, on_epoch)
         compiled.model.fit(rows, epochs=task.epochs, callbacks=[recorder], verbose=0, shuffle=False)
         return recorder.result()
 
@@ -104,23 +103,38 @@ def _compile(task: Task, recipe: Recipe) -> _Compiled:
     strip(model)
     live = LiveStrength(0.0)
     attach(model, bind(recipe, model).with_strength(live))
-    optimizer = _optimizer(task)
+    optimizer = make_optimizer(task.optimizer, task.learning_rate)
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
     measure_data_loss(model)
-    optimizer.build(model.trainable_variables)
-    return _Compiled(model, live, tuple(model.get_weights()), tuple(_arrays(optimizer.variables)))
+    # In half precision Keras has wrapped the optimizer.
+    model.optimizer.build(model.trainable_variables)
+    return _Compiled(model, live, tuple(model.get_weights()), tuple(_arrays(model.optimizer.variables)))
 
 
-def _optimizer(task: Task) -> Any:
+def make_optimizer(given: Any, learning_rate: float | None) -> Any:
+    """Return a new optimizer.
+
+    Parameters
+    ----------
+    given
+        Keras's name of one, or whatever else ``keras.optimizers.get`` takes.
+    learning_rate
+        Its learning rate; None leaves its own.
+
+    Raises
+    ------
+    ModelError
+        If Keras has no such optimizer, naming the nearest.
+    """
     try:
-        optimizer = keras.optimizers.get(task.optimizer)
-    except ValueError as error:
+        # One that is given as an object serves several models, and is left as it is.
+        is_object = isinstance(given, keras.optimizers.Optimizer)
+        optimizer = given.from_config(given.get_config()) if is_object else keras.optimizers.get(given)
+    except (TypeError, ValueError) as error:
         names = [n for n in dir(keras.optimizers) if n[:1].isupper()]
-        raise TrainingError(
-            f"Keras has no optimizer {task.optimizer!r}.{did_you_mean(str(task.optimizer), names)}"
-        ) from error
-    if task.learning_rate is not None:
-        optimizer.learning_rate = task.learning_rate
+        raise ModelError(f"Keras has no optimizer {given!r}.{did_you_mean(str(given), names)}") from error
+    if learning_rate is not None:
+        optimizer.learning_rate = learning_rate
     return optimizer
 
 
@@ -148,16 +162,19 @@ def _evaluate(model: Any, x: Any, y: Any) -> dict[str, float]:
 class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no type information
     """Turns Keras's epochs into records, and stops a lane that diverged or no longer improves."""
 
-    def __init__(self, task: Task, lane: Lane, on_epoch: Callable[[Record], None]) -> None:
+    def __init__(self, task: Task, lane: Lane, rows: _Shuffled, on_epoch: Callable[[Record], None]) -> None:
         super().__init__()
         split = task.splits[lane.split]
         # The gap compares like with like: as many training rows as validation rows, in inference mode.
         seen = split.train[data_order(0, 0, len(split.train))[: len(split.validation)]]
-        self.task, self.lane, self.on_epoch = task, lane, on_epoch
+        self.task, self.lane, self.rows, self.on_epoch = task, lane, rows, on_epoch
         self.seen, self.held_out = _rows(task, seen), _rows(task, split.validation)
         self.records: list[Record] = []
         self.state, self.best = "complete", 0
         self.weights: tuple[NDArray[Any], ...] = ()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.rows.shuffle(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         values = {"loss": float(logs["loss"]), "data_loss": float(logs["data_loss"])}

@@ -10,6 +10,16 @@ import keras
 import numpy as np
 
 from shrinkage.errors import ModelError, did_you_mean
+from shrinkage.recipe.flow import commutes
+
+# What Keras's compile takes besides its losses' names, and chooses a crossentropy for.
+_SHORT = ("crossentropy", "ce")
+_PROBABILITIES = (
+    keras.activations.softmax,
+    keras.activations.sigmoid,
+    keras.activations.hard_sigmoid,
+    keras.activations.sparsemax,
+)
 
 
 @dataclass(frozen=True)
@@ -24,58 +34,89 @@ class Objective:
 def resolve_objective(loss: Any, metrics: Sequence[Any], y: Any, model: Any) -> Objective:
     """Return the objective for targets ``y`` and the output of ``model``.
 
-    ``loss="auto"``: integer targets (n,) take ``sparse_categorical_crossentropy``, or
-    ``binary_crossentropy`` if the model has one output; one-hot targets (n, classes) take
-    ``categorical_crossentropy``; other numbers take ``mean_squared_error``. A last layer without a
-    softmax or sigmoid gives logits, and the loss is told so. Classification follows ``accuracy``.
+    ``loss="auto"``: class numbers, (n,) or (n, 1), take ``sparse_categorical_crossentropy``, or
+    ``binary_crossentropy`` if the model has one output (and the classes are 0 and 1; other whole numbers
+    are then a regression); one-hot targets (n, classes) take ``categorical_crossentropy``; other numbers
+    take ``mean_squared_error``. A last layer without a softmax or sigmoid gives logits, and the loss is
+    told so. Classification follows ``accuracy``.
 
     Raises
     ------
     ModelError
-        If a loss or metric has no such name in Keras, naming the nearest.
+        If a loss or metric has no such name in Keras, naming the nearest; or if, with ``"auto"``, there
+        are more classes than the model has outputs.
     """
-    kind = _kind(y)
-    outputs = model.output_shape[-1] if isinstance(model.output_shape, tuple) else None
-    classification = kind != "numbers" and (loss == "auto" or _is_crossentropy(loss))
-    if loss == "auto":
-        loss = _auto(kind, outputs, _is_linear(model))
-    elif isinstance(loss, str):
+    shape = getattr(model, "output_shape", None)  # a subclassed model has none
+    outputs = shape[-1] if isinstance(shape, tuple) and shape else None
+    kind = _kind(y, outputs)
+    auto = isinstance(loss, str) and loss == "auto"
+    if auto:
+        _check_classes(kind, y, outputs)
+        loss = _auto(kind, outputs, _gives_logits(model))
+    elif isinstance(loss, str) and loss not in _SHORT:
         _known(loss, keras.losses.get, "loss", keras.losses)
     for metric in metrics:
         if isinstance(metric, str) and metric not in ("accuracy", "acc"):
             _known(metric, keras.metrics.get, "metric", keras.metrics)
+    classification = kind != "numbers" and (auto or _is_crossentropy(loss))
     followed = tuple(metrics)
-    if classification and "accuracy" not in followed:
+    if classification and not any(isinstance(m, str) and m in ("accuracy", "acc") for m in followed):
         followed = ("accuracy", *followed)
     return Objective(loss, followed, classification)
 
 
-def _kind(y: Any) -> str:
+def _kind(y: Any, outputs: int | None) -> str:
     y = np.asarray(y)
-    if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
-        return "classes"
-    one_hot = y.ndim == 2 and y.shape[1] > 1 and set(np.unique(y)) <= {0, 1} and bool(np.all(y.sum(1) == 1))
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 1 and (np.issubdtype(y.dtype, np.integer) or y.dtype == bool):
+        return "numbers" if outputs == 1 and not set(np.unique(y)) <= {0, 1} else "classes"
+    one_hot = y.ndim == 2 and set(np.unique(y)) <= {0, 1} and bool(np.all(y.sum(1) == 1))
     return "one-hot" if one_hot else "numbers"
 
 
+def _check_classes(kind: str, y: Any, outputs: int | None) -> None:
+    if kind == "classes" and outputs is not None and outputs > 1:
+        least, most = int(np.min(y)), int(np.max(y))
+        if least < 0 or most >= outputs:
+            raise ModelError(
+                f"The targets are classes {least} to {most}, but the model has {outputs} outputs, for the "
+                f"classes 0 to {outputs - 1}."
+            )
+
+
 def _is_crossentropy(loss: Any) -> bool:
-    name = loss if isinstance(loss, str) else type(loss).__name__
-    return "entropy" in name.lower() or "focal" in name.lower()
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    return name in _SHORT or "entropy" in name.lower() or "focal" in name.lower()
 
 
-def _is_linear(model: Any) -> bool:
-    last = model.layers[-1] if getattr(model, "layers", None) else None
-    return getattr(last, "activation", None) is keras.activations.linear
+def _gives_logits(model: Any) -> bool:
+    for layer in reversed(getattr(model, "layers", ())):
+        if isinstance(layer, keras.Model):
+            return _gives_logits(layer)
+        activation = layer if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
+        is_linear = type(layer) is keras.layers.Activation and activation is keras.activations.linear
+        if is_linear or (activation is None and commutes(layer)):
+            continue  # pooling, reshaping, dropout: see the layer before
+        is_probability = activation in _PROBABILITIES or isinstance(activation, keras.layers.Softmax)
+        return activation is not None and not is_probability
+    return False
 
 
 def _auto(kind: str, outputs: int | None, logits: bool) -> Any:
     if kind == "numbers":
         return "mean_squared_error"
     if kind == "one-hot":
-        return keras.losses.CategoricalCrossentropy(from_logits=True) if logits else "categorical_crossentropy"
+        return (
+            keras.losses.CategoricalCrossentropy(from_logits=True) if logits else "categorical_crossentropy"
+        )
     if outputs == 1:
         return keras.losses.BinaryCrossentropy(from_logits=True) if logits else "binary_crossentropy"
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True) if logits else "sparse_categorical_crossentropy"
+    return (
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if logits
+        else "sparse_categorical_crossentropy"
+    )
 
 
 def _known(name: str, get: Any, what: str, home: Any) -> None:
@@ -87,28 +128,49 @@ def _known(name: str, get: Any, what: str, home: Any) -> None:
 
 
 class MeasuredLoss:
-    """Stands in for a compiled loss and keeps the mean of its values: ``data_loss`` in Keras's logs.
+    """Stands in for a compiled loss and keeps the mean of its values, weighted as Keras weights ``loss``.
 
     The reported ``loss`` is the objective. Keras adds the penalties after the compiled loss, so that the
     compiled loss is the one place that sees the data loss apart, in training and in evaluation.
+
+    Parameters
+    ----------
+    inner
+        The compiled loss.
+    shown
+        Whether Keras's logs show the mean, as ``data_loss``; if not, ``fit`` and ``evaluate`` return what
+        they always did.
     """
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.tracker = keras.metrics.Mean(name="data_loss")
+    def __init__(self, inner: Any, shown: bool = True) -> None:
+        self.inner, self.shown = inner, shown
+        self.tracker = (keras.metrics.Mean if shown else _Unshown)(name="data_loss")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the data loss of a batch."""
         value = self.inner(y_true, y_pred, sample_weight)
-        rows = keras.ops.shape(keras.tree.flatten(y_pred)[0])[0]
-        self.tracker.update_state(value, sample_weight=rows)
+        first = keras.tree.flatten(y_pred)[0]
+        self.tracker.update_state(value, sample_weight=keras.ops.shape(first)[0] if len(first.shape) else 1)
         return value
 
     @property
     def metrics(self) -> list[Any]:
+        """The metrics of the compiled loss (of several outputs, each one's loss), and the mean."""
         return [*self.inner.metrics, self.tracker]
+
+    def mean(self) -> float:
+        """Return the mean since Keras reset its metrics; NaN if the loss was never asked for."""
+        count = float(self.tracker.count)
+        return float(self.tracker.total) / count if count else float("nan")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+
+class _Unshown(keras.metrics.Mean):  # type: ignore[misc]  # Keras has no type information
+    def result(self) -> dict[str, Any]:
+        # Keras adds what is in a dictionary to its logs.
+        return {}
 
 
 def measure_data_loss(model: Any) -> None:
@@ -126,4 +188,5 @@ def unmeasure(model: Any) -> None:
 def ensure_compiled(model: Any, y: Any) -> None:
     """Compile a model that has no loss with the one that its targets ask for."""
     if not model.compiled or model._compile_loss is None:
-        model.compile(loss=resolve_objective("auto", (), y, model).loss)
+        optimizer = getattr(model, "optimizer", None)  # the default one is not the user's choice
+        model.compile(optimizer=optimizer, loss=resolve_objective("auto", (), y, model).loss)

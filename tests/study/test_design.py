@@ -1,0 +1,279 @@
+"""From a spec to trials, keys and splits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkage.errors import SpecError
+from shrinkage.study import design
+from shrinkage.study.spec import StudySpec
+
+FACTS = {"data": "d" * 8, "model": "m" * 8, "backend": "jax"}
+FIELDS = {
+    "name": "s",
+    "data": "digits",
+    "model": "m:f",
+    "seeds": [0, 7],
+    "arms": [
+        {"name": "L2", "recipe": ["*: kernel = l2(strength)"], "strengths": [0, 0.1, 0.01]},
+        {"name": "fixed", "recipe": ["*: kernel = l1(0.5)"]},
+        {"name": "L1", "recipe": ["*: bias = l1(strength)"], "strengths": [0.0, 0.01]},
+    ],
+}
+
+
+def spec(**changes):
+    fields = {**FIELDS, **changes}
+    return StudySpec.parse({k: v for k, v in fields.items() if v is not None})
+
+
+def keys(s, facts=FACTS):
+    """Cell and seed -> key."""
+    return {(t.arm, t.strength, t.seed, t.fold): t.key for t in design.trials(s, facts)}
+
+
+# --- trials --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_every_trial_is_there_exactly_once(folds):
+    trials = design.trials(spec(folds=folds), FACTS)
+    cells = [("none", None), ("L2", 0.01), ("L2", 0.1), ("fixed", None), ("L1", 0.01)]
+    expected = list(itertools.product(cells, [0, 7], range(3) if folds else [-1]))
+    assert [(t.cell, t.seed, t.fold) for t in trials] == expected
+    assert len({t.key for t in trials}) == len(trials)
+    assert len({t.lane for t in trials}) == len(trials)
+
+
+def test_zero_is_the_baseline_and_trained_once():
+    trials = design.trials(spec(), FACTS)
+    assert not any(t.strength == 0 for t in trials)
+    assert sum(t.arm == "none" for t in trials) == 2
+    without = spec(
+        arms=[{**arm, "strengths": [0.1]} if "strengths" in arm else arm for arm in FIELDS["arms"]]
+    )
+    assert keys(without)["none", None, 0, -1] == keys(spec())["none", None, 0, -1]
+
+
+def test_the_baseline_is_there_whether_asked_for_or_not():
+    asked = spec(arms=[*FIELDS["arms"], {"name": "none"}])
+    assert keys(asked) == keys(spec())
+    assert next(iter(keys(asked)))[0] == "none"
+    assert [t.arm for t in design.trials(spec(arms=[]), FACTS)] == ["none", "none"]
+
+
+@given(
+    st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6, unique=True),
+    st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=6),
+    st.none() | st.integers(2, 6),
+)
+@settings(max_examples=30)
+def test_trials_are_the_product(seeds, strengths, folds):
+    arms = [{"name": "a", "recipe": "*: kernel = l2(strength)", "strengths": strengths}]
+    trials = design.trials(spec(seeds=seeds, arms=arms, folds=folds), FACTS)
+    expected = {
+        (arm, strength, seed, fold)
+        for arm, strength in [("none", None), *(("a", s) for s in strengths)]
+        for seed in seeds
+        for fold in (range(folds) if folds else [-1])
+    }
+    found = [(t.arm, t.strength, t.seed, t.fold) for t in trials]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+    assert len({t.key for t in trials}) == len(trials)
+
+
+# --- keys ----------------------------------------------------------------------------------------------
+
+CHANGES = {
+    "epochs": {"training": {"epochs": 21}},
+    "batch_size": {"training": {"batch_size": 33}},
+    "optimizer": {"training": {"optimizer": "sgd"}},
+    "learning_rate": {"training": {"learning_rate": 0.5}},
+    "loss": {"training": {"loss": "mse"}},
+    "metrics": {"training": {"metrics": ["mae"]}},
+    "early_stopping": {"training": {"early_stopping": 2}},
+    "validation": {"validation": 0.3},
+    "initial": {"initial": "saved"},
+    "folds": {"folds": 4},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_determines_a_result_changes_every_key(change):
+    before, after = set(keys(spec()).values()), set(keys(spec(**CHANGES[change])).values())
+    assert not before & after
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_data_model_and_backend_change_every_key(fact):
+    assert not set(keys(spec()).values()) & set(keys(spec(), {**FACTS, fact: "other"}).values())
+
+
+def test_the_number_of_folds_and_the_fold_change_the_key():
+    three, four = keys(spec(folds=3)), keys(spec(folds=4))
+    assert not set(three.values()) & set(four.values())
+    assert three["none", None, 0, 0] != three["none", None, 0, 1]
+
+
+def test_seed_strength_recipe_and_arm_change_the_key():
+    found = keys(spec())
+    assert found["L2", 0.1, 0, -1] != found["L2", 0.1, 7, -1]
+    assert found["L2", 0.1, 0, -1] != found["L2", 0.01, 0, -1]
+    arms = [{**FIELDS["arms"][0], "recipe": ["*: kernel = l2(2.0*strength)"]}]
+    assert keys(spec(arms=arms))["L2", 0.1, 0, -1] != found["L2", 0.1, 0, -1]
+    twins = [{"name": n, "recipe": "*: kernel = l2(0.1)"} for n in "ab"]
+    assert len(set(keys(spec(arms=twins)).values())) == 6  # two arms may say the same; their trials are two
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "another"},
+        {"storage": "sqlite:///elsewhere.db"},
+        {"data": "the same by another name"},
+        {"label": "y"},
+        {"model": "same:again"},
+        {"model_options": {"what": "the fingerprint of the model tells"}},
+        {"validation": 0.2},
+        {"arms": FIELDS["arms"][::-1]},
+        {"arms": FIELDS["arms"][:1]},
+        {"arms": [{**FIELDS["arms"][0], "strengths": [0.1, 0.01, 5.0]}, *FIELDS["arms"][1:]]},
+        {"arms": [*FIELDS["arms"], {"name": "more", "recipe": "*: kernel = l2(3)"}]},
+        {"seeds": 9},
+        {"seeds": [7, 0]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_nothing_else_changes_a_key(change):
+    before, after = keys(spec()), keys(spec(**change))
+    shared = before.keys() & after.keys()
+    assert shared
+    assert all(before[k] == after[k] for k in shared)
+
+
+def test_a_strength_that_is_written_out_is_the_same_training_but_another_arm():
+    # The recipe enters with its strength filled in: how a strength was written does not matter.
+    grid = [
+        {"name": "a", "recipe": "*: kernel = l2(strength)", "strengths": {"low": 0.1, "high": 1, "count": 2}}
+    ]
+    listed = [{"name": "a", "recipe": "*: kernel = l2(1.0*strength)", "strengths": [1.0, 0.1]}]
+    assert keys(spec(arms=grid)) == keys(spec(arms=listed))
+
+
+CODE = """
+import json, sys
+from shrinkage.study import design
+from shrinkage.study.spec import StudySpec
+fields, facts = json.loads(sys.argv[1])
+print(json.dumps([t.key for t in design.trials(StudySpec.parse(fields), facts)]))
+"""
+
+
+def test_keys_are_equal_in_every_process():
+    here = [t.key for t in design.trials(spec(), FACTS)]
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, json.dumps([FIELDS, dict(reversed(FACTS.items()))])],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "4711"},
+    )
+    assert json.loads(done.stdout) == here
+
+
+def test_pending_keeps_the_order_and_drops_the_finished():
+    trials = design.trials(spec(), FACTS)
+    done = [t.key for t in trials[1::3]]
+    left = design.pending(trials, [*done, "of another study"])
+    assert left == tuple(t for t in trials if t.key not in done)
+    assert design.pending(trials, [t.key for t in trials]) == ()
+
+
+# --- splits --------------------------------------------------------------------------------------------
+
+
+def check_partition(splits, n):
+    for split in splits:
+        together = np.concatenate([split.train, split.validation])
+        assert np.array_equal(np.sort(together), np.arange(n))
+        assert len(split.train)
+        assert len(split.validation)
+        assert np.array_equal(split.train, np.sort(split.train))
+
+
+def shares(y, rows):
+    return np.bincount(y[rows], minlength=y.max() + 1) / len(rows)
+
+
+def test_a_holdout_is_stratified_and_covers_everything(rng):
+    y = rng.choice(5, 500, p=[0.5, 0.2, 0.15, 0.1, 0.05])
+    (split,) = design.splits(spec(validation=0.3), y)
+    check_partition([split], 500)
+    assert len(split.validation) == 150
+    assert np.abs(shares(y, split.train) - shares(y, split.validation)).max() < 0.01
+
+
+def test_folds_are_stratified_and_each_row_is_validated_once(rng):
+    y = rng.choice(3, 99, p=[0.6, 0.3, 0.1])
+    splits = design.splits(spec(folds=4), y)
+    check_partition(splits, 99)
+    assert np.array_equal(np.sort(np.concatenate([s.validation for s in splits])), np.arange(99))
+    for split in splits:
+        assert np.abs(np.bincount(y[split.validation]) - np.bincount(y) / 4).max() <= 1
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_splits_are_fixed_and_do_not_depend_on_seeds_or_the_name(rng, folds):
+    y = rng.integers(0, 3, 60)
+    first = design.splits(spec(folds=folds), y)
+    np.random.seed(123)
+    second = design.splits(spec(folds=folds, seeds=9, name="x"), y.copy())
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.train, b.train)
+        assert np.array_equal(a.validation, b.validation)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+@pytest.mark.parametrize("folds", [None, 5])
+def test_numbers_are_split_without_classes(rng, shape, folds):
+    y = rng.normal(size=(50, *shape)).astype("float32")
+    splits = design.splits(spec(folds=folds), y)
+    check_partition(splits, 50)
+    assert len(splits) == (folds or 1)
+
+
+def test_one_hot_targets_are_stratified_as_their_classes(rng):
+    y = rng.choice(3, 90, p=[0.7, 0.2, 0.1])
+    plain, hot = design.splits(spec(), y), design.splits(spec(), np.eye(3, dtype="float32")[y])
+    assert np.array_equal(plain[0].validation, hot[0].validation)
+
+
+def test_a_class_of_one_row_still_splits():
+    y = np.array([0] * 20 + [1] * 20 + [2])
+    check_partition(design.splits(spec(), y), 41)
+    check_partition(design.splits(spec(folds=3), y), 41)
+
+
+@pytest.mark.parametrize(
+    ("changes", "y", "words"),
+    [
+        ({"folds": 5}, np.arange(3) % 2, ["folds = 5", "3 training rows"]),
+        ({"validation": 0.2}, np.zeros(1, int), ["validation = 0.2", "1 training rows"]),
+        ({"validation": 0.01}, np.arange(40) % 10, ["validation = 0.01", "40 training rows"]),
+        ({}, np.zeros(1), ["validation = 0.2"]),
+    ],
+)
+def test_too_few_rows_are_told(changes, y, words):
+    with pytest.raises(SpecError) as caught:
+        design.splits(spec(**changes), y)
+    assert all(word in str(caught.value) for word in words), caught.value
