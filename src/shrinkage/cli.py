@@ -52,7 +52,8 @@ def main() -> None:
             try:
                 app(prog_name="shrinkage", obj=ending)
             finally:
-                sys.stdout.flush()  # here, where a closed pipe can still be met in silence
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # here, where a closed pipe can still be met in silence
     except ShrinkageError as error:
         _fail(str(error), error.exit_code)
     except _Stopped as stopped:

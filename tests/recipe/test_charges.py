@@ -32,7 +32,7 @@ unsaved = pytest.mark.filterwarnings("ignore:The penalties are in force, but 'mi
 
 @pytest.fixture
 def data(rng):
-    return rng.normal(size=(60, 4)).astype("float32"), rng.normal(size=(60, 2)).astype("float32")
+    return rng.normal(size=(64, 4)).astype("float32"), rng.normal(size=(64, 2)).astype("float32")
 
 
 # --- describe -----------------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def test_charges_and_data_loss_add_up_to_what_evaluate_reports(build, data):
     model = build()
     model.compile("sgd", "mse")
     shrinkage.apply(model, RECIPE)
-    model.fit(*data, epochs=1, batch_size=20, verbose=0)
+    model.fit(*data, epochs=1, batch_size=32, verbose=0)
     table = describe(model, data)
     assert len(table.rows) == len(charges(model)) > 4
     assert all(row.charge is not None and row.charge > 0 for row in table.rows)

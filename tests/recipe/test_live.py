@@ -25,7 +25,7 @@ unsaved = pytest.mark.filterwarnings("ignore:The penalties are in force, but 'mi
 
 @pytest.fixture
 def data(rng):
-    return rng.normal(size=(60, 4)).astype("float32"), rng.normal(size=(60, 2)).astype("float32")
+    return rng.normal(size=(64, 4)).astype("float32"), rng.normal(size=(64, 2)).astype("float32")
 
 
 class Own(regularizers.Regularizer):
@@ -59,14 +59,14 @@ def test_changing_a_live_strength_retraces_nothing(data, small):
     bare = model.evaluate(x, y, verbose=0)
     shrinkage.apply(model, [Rule("head", "kernel, activity", Counting(0.1))])
     (live,) = make_live(model).values()
-    model.fit(x, y, batch_size=20, verbose=0)
+    model.fit(x, y, batch_size=32, verbose=0)
     model.evaluate(x, y, verbose=0)
     expected = omega(model, x)
     traced = Counting.calls
     for strength in (0.5, 0.0, 3.0):
         live.assign(strength)
         assert model.evaluate(x, y, verbose=0) == pytest.approx(bare + strength * expected, rel=1e-5)
-        model.fit(x, y, batch_size=20, epochs=2, verbose=0)
+        model.fit(x, y, batch_size=32, epochs=2, verbose=0)
     assert Counting.calls == traced
 
 
@@ -96,7 +96,7 @@ def test_live_strengths_leave_no_trace_in_the_model(build, data, tmp_path):
     x, y = data
     model = build()
     model.compile("adam", "mse")
-    model.fit(x, y, batch_size=20, verbose=0)
+    model.fit(x, y, batch_size=32, verbose=0)
     bare = model.evaluate(x, y, verbose=0)
     shrinkage.apply(model, RECIPE)
 

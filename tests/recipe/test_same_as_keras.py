@@ -118,6 +118,8 @@ CASES = [
     for name, row in ROWS.items()
     for target in row.arguments
     for text in PENALTIES
+    # A recurrent layer's loop is compiled at each call; the last penalty is the sum of the others.
+    if target != "activity" or row.arguments != RECURRENT or text == list(PENALTIES)[-1]
 ]
 
 

@@ -216,7 +216,7 @@ def test_what_a_killed_run_was_writing_is_swept_up(place):
             (folder / ".mine").touch()
     with place.locked():
         left = {p.name for p in place.path.rglob("*")}
-    assert left == {".lock", "study.toml", "curves", "models", "inputs", ".mine"}
+    assert left == {".shrinkage-lock", "study.toml", "curves", "models", "inputs", ".mine"}
 
 
 # --- one driver, and nothing foreign -------------------------------------------------------------------
@@ -250,7 +250,8 @@ FOREIGN = [
     {"models/best.keras": b"..."},
     {"study.db": b"..."},
     {"inputs/data.npz": b"...", ".git/config": b""},
-    {".lock": b"", "thesis.tex": b"..."},
+    {".shrinkage-lock": b"", "thesis.tex": b"..."},
+    {"study.toml": b"somebody's own", "models/best.keras": b"..."},
 ]
 
 
@@ -274,13 +275,15 @@ def test_a_file_is_no_directory(place):
     assert place.path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("files", [[], [".git"], [".lock", "inputs", "study.db", "study.db-journal"]])
+@pytest.mark.parametrize(
+    "files", [[], [".git"], [".shrinkage-lock", "inputs", "study.db", "study.db-journal"]]
+)
 def test_an_empty_or_just_begun_directory_is_taken(place, files):
     place.path.mkdir()
     for name in files:
         (place.path / name).touch()
     with place.locked():
-        assert (place.path / ".lock").exists()
+        assert (place.path / ".shrinkage-lock").exists()
 
 
 def test_clear_removes_what_a_run_wrote_and_nothing_else(place, tmp_path):
@@ -299,7 +302,7 @@ def test_clear_removes_what_a_run_wrote_and_nothing_else(place, tmp_path):
             (place.path / name).write_text("mine")
         (place.path / "inputs").symlink_to(tmp_path / "precious")
         place.clear()
-    assert {p.name for p in place.path.iterdir()} == {"notes.md", "report.html", ".env", ".lock"}
+    assert {p.name for p in place.path.iterdir()} == {"notes.md", "report.html", ".env", ".shrinkage-lock"}
     assert (tmp_path / "precious" / "data").read_text() == "mine"
     place.clear()
 

@@ -169,7 +169,7 @@ def test_a_directory_may_be_moved_and_reached_by_a_link(blobs, wide, tmp_path):
 
 
 def test_a_hostile_directory_name(blobs, tmp_path):
-    path = tmp_path / "what? #1 100% é [bold]x[/] 'q'"
+    path = tmp_path / "what? #1 100% é [bold]x 'q'"
     trained(study_of(tiny, blobs), path)
     assert len(Study.load(str(path)).frame()) == 1
     assert os.listdir(tmp_path) == [path.name]

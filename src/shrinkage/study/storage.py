@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # what is stored can be read where no backend of Keras is ins
     from shrinkage.study.design import Trial
 
 _FORMAT = 1
-_LOCK = ".lock"
+_LOCK = ".shrinkage-lock"  # stays, and says that a run was begun here
 _UNFINISHED = ".unfinished-"  # begins the name of what is being written
 # What a run writes, in the order in which it is removed: a kill in between leaves a directory that still
 # says what it is, and can be removed or resumed.
@@ -150,10 +150,11 @@ class RunDirectory:
     def _refuse_foreign(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{str(self.path)!r} is a file; give a directory for the run.")
-        if not self.path.is_dir() or self.exists:
+        # A folder that holds somebody's study.toml is no run directory yet: a run has a lock or a database.
+        begun = (self.path / _LOCK).exists()
+        if not self.path.is_dir() or (self.exists and (begun or (self.path / "study.db").exists())):
             return
-        # Where a run was stopped before it wrote study.toml, there is its lock.
-        own = _OWN if (self.path / _LOCK).exists() else ()
+        own = _OWN if begun else ()
         foreign = sorted(
             p.name for p in self.path.iterdir() if p.name not in own and not p.name.startswith(".")
         )

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from shrinkage.data import Data
-from shrinkage.data.build import build_data
+from shrinkage.data.build import KEYS, build_data
 from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
 from shrinkage.recipe.saved import load_model
 from shrinkage.study import runner
@@ -264,13 +264,12 @@ class Study:
 
 
 def _as_data(data: Any) -> Data | None:
-    if isinstance(data, Data):
-        return data
     if isinstance(data, (str, Path)):
         return None
+    if isinstance(data, Data):  # with the types that it will have when it is read back from the directory
+        return build_data(data.name, _arrays(data), labels=data.labels, owned=False)
     if isinstance(data, tuple) and len(data) in (2, 4):
-        names = ("x_train", "y_train", "x_test", "y_test")
-        return build_data("data", dict(zip(names, data, strict=False)), owned=False)
+        return build_data("data", dict(zip(KEYS, data, strict=False)), owned=False)
     raise SpecError(
         "data must be the name of a data set, a path, a Data, or a tuple (x_train, y_train) or "
         f"(x_train, y_train, x_test, y_test); got {type(data).__name__}."
@@ -319,12 +318,11 @@ def _changed(what: str, path: str) -> RunError:
 
 
 def _save_data(path: Path, data: Data) -> None:
-    arrays: dict[str, Any] = {
-        "x_train": data.x_train,
-        "y_train": data.y_train,
-        "x_test": data.x_test,
-        "y_test": data.y_test,
-    }
+    arrays = _arrays(data)
     if data.labels:
         arrays["labels"] = np.array(data.labels)
     write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def _arrays(data: Data) -> dict[str, Any]:
+    return {key: getattr(data, key) for key in KEYS}
