@@ -85,18 +85,20 @@ def cnn(**options: Any) -> Any:
 NETWORKS: dict[str, tuple[Callable[..., Any], str]] = {"mlp": (mlp, "Dense"), "cnn": (cnn, "Conv2D, Dense")}
 
 
-def compiled(model: Any) -> Any:
+def compiled(build: Callable[..., Any], **options: Any) -> Any:
+    keras.utils.set_random_seed(0)  # all contestants walk the same way
+    model = build(**options)
     model.compile("adam", "sparse_categorical_crossentropy")
     return model
 
 
 def by_keras(build: Callable[..., Any], case: str) -> Any:
     regularizer, targets, _ = CASES[case]
-    return compiled(build(**{f"{target}_regularizer": regularizer(LAMBDA) for target in targets}))
+    return compiled(build, **{f"{target}_regularizer": regularizer(LAMBDA) for target in targets})
 
 
 def by_us(build: Callable[..., Any], case: str, selector: str) -> Any:
-    model = compiled(build())
+    model = compiled(build)
     shrinkage.apply(model, f"{selector}: {CASES[case][2]}")
     return model
 
@@ -117,7 +119,7 @@ def contestants(network: str, case: str) -> dict[str, Contestant]:
     }
     if case == "L2 kernel+bias":
         found |= {
-            "no penalty": Contestant(compiled(build())),
+            "no penalty": Contestant(compiled(build)),
             "shrinkage, StrengthSchedule": Contestant(
                 by_us(build, case, selector), [StrengthSchedule(lambda epoch: LAMBDA)]
             ),
