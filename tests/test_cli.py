@@ -111,7 +111,13 @@ class Shell:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment, **cache, "SHRINKAGE_DATA": str(folder / "no data"), "MPLBACKEND": "Agg"},
+            env={
+                **environment,
+                **cache,
+                "KERAS_BACKEND": "jax",
+                "SHRINKAGE_DATA": str(folder / "no data"),
+                "MPLBACKEND": "Agg",
+            },
         )
         assert self.server.stdout.readline() == "ready\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -57,6 +58,22 @@ def subclassed() -> keras.Model:
     return model
 
 
+@keras.saving.register_keras_serializable("tests")
+class Scaled(keras.Model):
+    """A subclassed model with a weight of its own, beside its layers."""
+
+    def __init__(self) -> None:
+        super().__init__(name="mine")
+        self.head = layers.Dense(2, name="head")
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale", initializer="ones")
+        self.head.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.head(x * self.scale)
+
+
 KINDS = {"dense": dense, "nested": nested, "attention": attention, "subclassed": subclassed}
 
 
@@ -64,6 +81,14 @@ KINDS = {"dense": dense, "nested": nested, "attention": attention, "subclassed":
 def build(request: pytest.FixtureRequest) -> Callable[[], keras.Model]:
     """A builder of one kind of model after the other: four inputs, two outputs, the last layer ``head``."""
     return request.param
+
+
+@pytest.fixture
+def scaled() -> keras.Model:
+    """A built model with a weight of its own, ``scale``, four ones."""
+    model = Scaled()
+    model.build((None, 4))
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -335,6 +335,17 @@ def test_a_subclassed_model_is_charged_and_warns_that_its_file_holds_nothing(dat
     assert model.evaluate(x, y, verbose=0) == pytest.approx(loss + penalty, rel=1e-5)
 
 
+def test_a_models_own_weight_is_charged(scaled, data):
+    x, y = data
+    scaled.compile("sgd", "mse")
+    loss = scaled.evaluate(x, y, verbose=0)
+    with pytest.warns(ShrinkageWarning, match="whose file holds none"):
+        shrinkage.apply(scaled, "mine: scale = l1(0.5)")
+    assert scaled.evaluate(x, y, verbose=0) == pytest.approx(loss + 0.5 * 4, rel=1e-5)
+    shrinkage.strip(scaled)
+    assert scaled.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-6)
+
+
 def test_frozen_layers_are_charged_when_they_are_unfrozen(model):
     model.get_layer("hidden").trainable = False
     shrinkage.apply(model, "Dense: kernel = l2(1.0)")

@@ -123,6 +123,19 @@ def test_live_strengths_leave_no_trace_in_the_model(build, data, tmp_path):
     assert model.evaluate(x, y, verbose=0) == pytest.approx(bare, rel=1e-6)
 
 
+@unsaved
+def test_the_strength_of_a_models_own_weight_is_live_too(scaled, data):
+    x, y = data
+    scaled.compile("sgd", "mse")
+    loss = scaled.evaluate(x, y, verbose=0)
+    shrinkage.apply(scaled, "mine: scale = l1(0.5)\nhead: kernel = l1(0.5)")
+    (live,) = make_live(scaled).values()
+    live.assign(0.25)
+    charge = 0.25 * (4 + np.abs(scaled.head.get_weights()[0]).sum())
+    assert scaled.evaluate(x, y, verbose=0) == pytest.approx(loss + charge, rel=1e-5)
+    scaled.fit(x, y, verbose=0)
+
+
 coefficient = st.floats(min_value=0, max_value=10)
 
 

@@ -72,6 +72,16 @@ def test_a_model_used_twice_is_one_site():
     assert len(weights(model)) == 4
 
 
+def test_a_layer_in_a_nested_model_and_beside_it_is_one_site():
+    shared = layers.Dense(4, name="shared")
+    inner_input = keras.Input((4,))
+    inner = keras.Model(inner_input, shared(inner_input), name="inner")
+    one, two = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([one, two], layers.Add()([inner(one), shared(two)]))
+    assert [site.layer for site in sites(model)].count(shared) == 1
+    assert len(weights(model)) == 2
+
+
 def test_layers_of_one_name_have_different_paths():
     class Twins(keras.Model):
         def __init__(self):
@@ -89,24 +99,10 @@ def test_layers_of_one_name_have_different_paths():
     assert matching(model, "twin#2") == ["twin#2"]
 
 
-def test_a_subclassed_models_own_weights_belong_to_a_site_of_its_name():
-    class Scaled(keras.Model):
-        def __init__(self):
-            super().__init__(name="scaled")
-            self.dense = layers.Dense(2, name="dense")
-
-        def build(self, shape):
-            self.scale = self.add_weight(shape=(3,), name="scale")
-            self.dense.build(shape)
-
-        def call(self, x):
-            return self.dense(x * self.scale)
-
-    model = Scaled()
-    model.build((None, 3))
-    assert [w.path for w in weights(model)] == ["scaled/scale", "dense/kernel", "dense/bias"]
-    assert covered(model, "scaled") == ["scaled/scale"]
-    assert covered(model, "Scaled") == ["scaled/scale"]
+def test_a_subclassed_models_own_weights_belong_to_a_site_of_its_name(scaled):
+    assert [w.path for w in weights(scaled)] == ["mine/scale", "head/kernel", "head/bias"]
+    assert covered(scaled, "mine") == ["mine/scale"]
+    assert covered(scaled, "Scaled") == ["mine/scale"]
 
 
 @pytest.mark.parametrize(

@@ -456,7 +456,7 @@ def test_any_path_will_do(tmp_path):
         (FACTS, "holds another study named 's'"),
         ({**FACTS, "data": "other"}, "The data of this study changed"),
         ({**FACTS, "data": "other", "model": "other"}, "The data and the model of this study changed"),
-        ({**FACTS, "backend": "tensorflow"}, "The backend of this study changed"),
+        ({**FACTS, "backend": "tensorflow"}, r"The backend \(jax -> tensorflow\) of this study changed"),
     ],
 )
 def test_another_digest_is_refused(tmp_path, facts, words):

@@ -17,6 +17,7 @@ from shrinkage.errors import ModelError, RunError, SpecError
 from shrinkage.study.runner import Silent
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.study import Study
+from shrinkage.training.initial import with_fresh_names
 
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = [
@@ -64,7 +65,7 @@ def files(path):
 @pytest.fixture
 def wide(blobs):
     """A model, trained a little, so that its weights are not what its initializers give."""
-    model = tiny((5,), 3, 6)
+    model = with_fresh_names(lambda: tiny((5,), 3, 6))
     model.set_weights([w * 3 + 0.1 for w in model.get_weights()])
     return model
 

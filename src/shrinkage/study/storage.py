@@ -272,7 +272,11 @@ class TrialStore:
             self._study.set_user_attr("digest", digest)
         elif known["digest"] != digest:
             before = known.get("facts", {})
-            changed = [name for name in facts if before.get(name) != facts[name]]
+            changed = [
+                f"backend ({before.get(name)} -> {facts[name]})" if name == "backend" else name
+                for name in facts
+                if before.get(name) != facts[name]
+            ]
             what = (
                 f"The {' and the '.join(changed)} of this study changed since its run was begun"
                 if changed
