@@ -3,8 +3,10 @@
 Two networks at batch 32: 784-128-10, and conv 32 - pool - conv 64 - pool - dense 10. All contestants of a
 network are compiled and warmed up first. A round then times one short ``fit`` of each, in an order drawn
 anew, and divides by the time of Keras's own regularizers in the same round: what slows the machine for a
-while slows both sides. All contestants have the same weights throughout (the learning rate is 0). Printed are the median of these ratios and its bootstrap interval, for the time on the
-wall and for the processors' time, which other processes disturb less.
+while slows both sides. All contestants have the same weights throughout (the learning rate is 0).
+
+Printed are the median of these ratios and its bootstrap interval, for the time on the wall and for the
+processors' time, which other processes disturb less.
 
 "Keras again" is a second model with Keras's own regularizers: its ratio is 1 but for noise, and its interval
 says how small a difference this run could have seen.
@@ -86,8 +88,8 @@ NETWORKS: dict[str, tuple[Callable[..., Any], str]] = {"mlp": (mlp, "Dense"), "c
 
 
 def compiled(build: Callable[..., Any], **options: Any) -> Any:
-    # The time of a step can depend on the weights: all contestants have the same, and at a learning rate of 0,
-    # which changes nothing of what is computed, keep them.
+    # The time of a step can depend on the weights: all contestants have the same, and keep them at a learning
+    # rate of 0, which changes nothing of what is computed.
     keras.utils.set_random_seed(0)
     model = build(**options)
     model.compile(keras.optimizers.Adam(0.0), "sparse_categorical_crossentropy")
