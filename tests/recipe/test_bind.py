@@ -278,6 +278,30 @@ def test_applying_to_the_outer_model_renews_the_inner_ones_too(model, data):
         assert each.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_held_function_does_not_keep_the_old_penalty(model, data):
+    x, y = data
+    model.compile("sgd", "mse")
+    before = model.evaluate(x, y, verbose=0)
+    held = model.test_function
+    shrinkage.apply(model, "head: kernel = l2(1.0)")
+    expected = before + np.square(model.get_layer("head").get_weights()[0]).sum()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-5)
+    assert held is not None
+
+
+def test_a_callback_may_apply_in_the_middle_of_training(model, data):
+    class Later(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                shrinkage.apply(self.model, "head: kernel = l2(1e3)")
+
+    x, y = data
+    model.compile(keras.optimizers.SGD(1e-9), "mse")
+    losses = model.fit(x, y, epochs=2, verbose=0, callbacks=[Later()]).history["loss"]
+    kernel = model.get_layer("head").get_weights()[0]
+    assert losses[1] - losses[0] == pytest.approx(1e3 * np.square(kernel).sum(), rel=1e-3)
+
+
 def test_a_network_of_keras_applications(monkeypatch, rng, compiled):
     # Keras on JAX compiles its initializers for every shape, which takes longer than the rest.
     monkeypatch.setattr(

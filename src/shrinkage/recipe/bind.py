@@ -150,13 +150,31 @@ def attach(model: Any, plan: Plan) -> None:
 
 
 def renew(model: Any) -> None:
-    """Drop the compiled functions of ``model``: once compiled, they ignore a changed regularizer.
+    """Make the compiled functions of ``model`` anew: once traced, they ignore a changed regularizer.
 
     What the last forward pass charged on outputs is dropped as well.
     """
     model._clear_losses()
     for part in (model, *(s.layer for s in sites(model) if isinstance(s.layer, keras.Model))):
-        part.train_function = part.test_function = part.predict_function = None
+        for use in ("train", "test", "predict"):
+            function = getattr(part, f"{use}_function", None)
+            if function is not None:
+                _forget_traces(function)
+                # Not None: a callback may apply a recipe in the middle of `fit`, which goes on calling.
+                getattr(part, f"make_{use}_function")(force=True)
+
+
+def _forget_traces(function: Any) -> None:
+    """Clear JAX's traces: it finds them by the equality of the step's bound method, which stays."""
+    seen: dict[int, Any] = {}
+    inside = [function]
+    while inside:
+        function = inside.pop()
+        if callable(function) and id(function) not in seen:
+            seen[id(function)] = function
+            if hasattr(function, "clear_cache"):
+                function.clear_cache()
+            inside += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
 
 
 def apply(model: Any, recipe: Any, *, strength: float | None = None) -> Plan:
