@@ -173,6 +173,25 @@ def test_other_layers_change_nothing() -> None:
     assert same(weights, {name: value for name, value in more.items() if name in weights})
 
 
+def test_what_keras_counts_changes_nothing() -> None:
+    def drawn() -> list[np.ndarray]:
+        inner = keras.Sequential([keras.Input((3,)), layers.Dense(3), layers.Dense(3, name="mine")])
+        model = keras.Sequential(
+            [keras.Input((3,)), layers.Dense(3), inner, layers.Dropout(0.5), layers.Dense(3)]
+        )
+        initialise(model, 4)
+        states = [model.layers[2].seed_generator.state]
+        return [keras.ops.convert_to_numpy(v) for v in model.weights + states], [
+            v.path for v in model.weights
+        ]
+
+    (first, names), (again, other_names) = drawn(), drawn()
+    assert names != other_names
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    kernels = [w for w in first if w.shape == (3, 3)]
+    assert len({w.tobytes() for w in kernels}) == 4
+
+
 def test_the_order_of_drawing_changes_nothing() -> None:
     model, other = plain(), functional()
     weights = drawn(model, 3)

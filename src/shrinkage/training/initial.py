@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 from keras.src.backend.common import global_state
+from keras.src.utils.naming import to_snake_case
 
 from shrinkage.errors import ModelError
 from shrinkage.recipe import Site, sites
@@ -51,9 +54,10 @@ def initialise(model: Any, seed: int) -> None:
     """
     owned: set[int] = set()
     everywhere = sites(model)
+    paths = lasting_paths(everywhere)
     for site in everywhere:
         if site.is_visible and not isinstance(site.layer, keras.Model) and site.layer.weights:
-            _draw(site, seed, everywhere)
+            _draw(site, seed, paths)
             owned.update(id(v) for v in site.layer.weights)
     own = [v.path for v in model.weights if id(v) not in owned]
     if own:
@@ -64,10 +68,33 @@ def initialise(model: Any, seed: int) -> None:
     seed_dropout(model, seed)
 
 
-def _draw(site: Site, seed: int, everywhere: Sequence[Site]) -> None:
+def lasting_paths(everywhere: Sequence[Site]) -> dict[Site, str]:
+    """Return the path of every site with Keras's automatic names counted from the model's first layer.
+
+    Keras counts through the life of a process: what is ``dense`` in a script is ``dense_7`` when its cell
+    of a notebook runs again, and is to be drawn alike.
+    """
+    counts: Counter[str] = Counter()
+    names: dict[int, str] = {}
+    for site in everywhere:
+        kind = to_snake_case(type(site.layer).__name__)
+        names[id(site.layer)] = site.layer.name
+        if re.fullmatch(rf"{re.escape(kind)}(_\d+)?", site.layer.name):
+            names[id(site.layer)] = f"{kind}_{counts[kind]}" if counts[kind] else kind
+            counts[kind] += 1
+    taken: Counter[str] = Counter()
+    paths = {}
+    for site in everywhere:
+        path = "/".join(names[id(layer)] for layer in site.chain)
+        taken[path] += 1
+        paths[site] = path if taken[path] == 1 else f"{path}#{taken[path]}"
+    return paths
+
+
+def _draw(site: Site, seed: int, paths: Mapping[Site, str]) -> None:
     layer = site.layer
     try:
-        with _seeded(key(seed, site.path)):
+        with _seeded(key(seed, paths[site])):
             twin = with_fresh_names(lambda: _twin(layer))
         fits = [tuple(v.shape) for v in twin.weights] == [tuple(v.shape) for v in layer.weights]
         problem = "" if fits else "has other weights when built from its config"
@@ -78,11 +105,11 @@ def _draw(site: Site, seed: int, everywhere: Sequence[Site]) -> None:
             variable.assign(drawn)
         return
     # A layer of the user's own need not have a config, or may build its parts when it is called.
-    parts = [s for s in everywhere if s.chain[:-1] == site.chain and s.layer.weights]
+    parts = [s for s in paths if s.chain[:-1] == site.chain and s.layer.weights]
     if layer._trainable_variables or layer._non_trainable_variables or not parts:
         raise ModelError(f"The layer {site.path!r} ({type(layer).__name__}) {problem}.")
     for part in parts:
-        _draw(part, seed, everywhere)
+        _draw(part, seed, paths)
 
 
 def _twin(layer: Any) -> Any:
@@ -108,7 +135,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def seed_dropout(model: Any, seed: int) -> None:
     """Reset the random state of every layer that draws while training, and of the model itself."""
-    below = [(site.path, site.layer) for site in sites(model) if site.layer is not model]
+    below = [
+        (path, site.layer) for site, path in lasting_paths(sites(model)).items() if site.layer is not model
+    ]
     for path, layer in [("", model), *below]:
         for i, generator in enumerate(layer._seed_generators):
             if isinstance(generator, keras.random.SeedGenerator):
