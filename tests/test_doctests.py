@@ -12,7 +12,7 @@ import pytest
 import shrinkage
 
 #: Rooms whose examples need no network, no files and no time.
-ROOMS = ("errors", "penalties", "recipe", "models", "training", "data")
+ROOMS = ("errors", "penalties", "recipe", "models", "training", "data", "study")
 
 
 def modules() -> list[str]:

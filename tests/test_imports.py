@@ -32,8 +32,8 @@ RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 #: Where, and only where, a heavy or optional library may be imported.
 HOMES = {
     "optuna": {"study/storage.py", "study/search.py"},
-    "jax": {"training/jax_loop.py", "training/lowering.py"},
-    "jaxlib": {"training/jax_loop.py", "training/lowering.py"},
+    "jax": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
+    "jaxlib": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
     "ray": {"study/cluster.py"},
     "tensorflow": set(),
     "torch": set(),
@@ -188,3 +188,18 @@ def test_every_error_is_one_of_the_packages_own():
 def test_the_nearest_name_is_proposed(word, choices, hint):
     assert errors.did_you_mean(word, choices) == hint
     assert errors.did_you_mean(word, iter(choices)) == hint
+
+
+def test_a_backend_that_is_not_installed_is_one_sentence(run_python):
+    code = """
+import sys
+sys.modules["tensorflow"] = None  # as if it were not installed
+import os
+os.environ["KERAS_BACKEND"] = "tensorflow"
+import shrinkage
+try:
+    shrinkage.L2
+except ImportError as error:
+    print(error)
+"""
+    assert "Set the environment variable KERAS_BACKEND=jax" in run_python(code)

@@ -47,7 +47,17 @@ __all__ = [*_ROOM, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _ROOM:
         raise AttributeError(f"module 'shrinkage' has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOM[name]), name)
+    try:
+        room = importlib.import_module(_ROOM[name])
+    except ModuleNotFoundError as error:
+        backend = (error.name or "").partition(".")[0]
+        if backend not in ("tensorflow", "torch", "jax"):
+            raise
+        raise ImportError(
+            f"Keras is set to a backend that is not installed: {backend}. Set the environment variable "
+            "KERAS_BACKEND=jax before Python starts, or before the first import of keras."
+        ) from error
+    return getattr(room, name)
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from keras import layers, regularizers
 
 import shrinkage
-from shrinkage.errors import ModelError
+from shrinkage.errors import DataError, ModelError
 from shrinkage.penalties import L1, L1L2, L2, LiveStrength
 from shrinkage.recipe import make_live
 from shrinkage.recipe.check import RULES, check
@@ -570,3 +570,19 @@ def test_a_live_strength_is_compared_by_its_present_value() -> None:
     live.assign(0.5)
     assert check(model).codes == ()
     assert model.get_layer("dense").get_config()["kernel_regularizer"]["config"] == {"l1": 0.5}
+
+
+@pytest.mark.parametrize("look", [shrinkage.describe, shrinkage.check])
+def test_data_that_is_no_pair_is_one_sentence(look, rng):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(6, 4)), rng.normal(size=(6, 1))
+    for data, words in (
+        (x, "must be a pair"),
+        (x[:2], "must be a pair"),
+        ((x, y[:3]), "differ in length: 3, 6"),
+        ((x[:, :3], y), r"inputs of shape \(3,\), but .* takes \(4,\)"),
+    ):
+        with pytest.raises(DataError, match=words):
+            look(model, data)
+    look(model, (x, y))

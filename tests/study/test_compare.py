@@ -553,10 +553,10 @@ def test_the_headline_is_built_from_the_facts():
     best, found = summary.recommended, summary.arm("l2").accuracy
     assert (best.arm, best.strength) == ("l2", 3e-4)
     assert summary.headline[0].startswith(
-        f"Lowest mean validation data loss: l2 at λ = 0.0003 ({words.number(best.val_data_loss.mean)} ± "
+        f"Lowest mean validation data loss: l2 at λ = 3e-4 ({words.number(best.val_data_loss.mean)} ± "
     )
     assert summary.headline[0].endswith(", standard error over 5 seeds).")
-    assert summary.headline[1].startswith("l2 at λ = 0.0003 is better than none on test data: accuracy 97.")
+    assert summary.headline[1].startswith("l2 at λ = 3e-4 is better than none on test data: accuracy 97.")
     assert f"+{words.number(100 * found.test.mean)} points (95 % interval" in summary.headline[1]
     assert "data loss" in summary.headline[2]
     assert summary.arm("l2").verdict == "better"
@@ -568,7 +568,7 @@ def test_regression_compares_data_loss_only():
     summary = summary_of(frame, classification=False)
     assert summary.arm("l2").accuracy is None
     assert len(summary.headline) == 3
-    assert summary.headline[2] == "So: use l2 at λ = 0.0003."
+    assert summary.headline[2] == "So: use l2 at λ = 3e-4."
     assert "accuracy" not in " ".join(summary.headline)
     assert summary.arm("l2").verdict == summary.arm("l2").data_loss.words
 
@@ -594,7 +594,7 @@ def test_under_five_seeds_what_could_be_found_is_always_said(seeds, few):
 def test_no_difference_says_what_could_have_been_found():
     found = summary_of(real_looking(shift=0.0)).arm("l2").accuracy
     assert found.sentence.startswith(
-        "No difference between l2 at λ = 0.0003 and none on test data that 5 seeds can show"
+        "No difference between l2 at λ = 3e-4 and none on test data that 5 seeds can show"
     )
     size = words.amount(found.test.detectable, True)
     assert found.sentence.endswith(

@@ -284,3 +284,16 @@ def test_the_summary_carries_the_diagnoses():
     )  # fmt: skip
     assert {arm.arm: arm.diagnosis.status for arm in summary.arms} == {"none": "overfit", "l2": "good"}
     assert summary.to_json()["arms"][0]["diagnosis"]["status"] == "overfit"
+
+
+def test_what_is_no_better_than_a_guess_has_learned_nothing():
+    rows = pd.DataFrame(
+        {"arm": "none", "strength": NAN, "seed": 0, "fold": -1, "epoch": [1, 2, 3],
+         "train_data_loss": [1.2, 1.12, 1.1], "val_data_loss": [1.2, 1.12, 1.1]}
+    )  # fmt: skip
+    frame = rows.tail(1).assign(state="complete")
+    choices = select(cells(frame))
+    assert diagnose(rows, choices)["none"].status == "good"
+    found = diagnose(rows, choices, guess=math.log(3))["none"]
+    assert (found.status, found.learned) == ("underfit", False)
+    assert "nothing was learned" in found.sentence

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from shrinkage.data import Data
-from shrinkage.errors import ModelError, RunError, SpecError
+from shrinkage.errors import DataError, ModelError, RunError, SpecError
 from shrinkage.study.runner import Silent
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.study import Study
@@ -371,3 +371,58 @@ def test_the_arguments_are_the_fields_of_the_file():
     assert arguments == set(StudySpec.model_fields)
     documented = Study.__doc__
     assert all(name in documented for name in arguments)
+
+
+# --- what a newcomer brings ---------------------------------------------------------------------------------
+
+
+def binary(input_shape, classes):
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Dense(1, activation="sigmoid")])
+
+
+@pytest.mark.parametrize("loss", ["auto", "binary_crossentropy"])
+@pytest.mark.parametrize("targets", [lambda y: y, lambda y: y[:, None]], ids=["n", "n×1"])
+def test_one_sigmoid_output_and_two_classes(rng, tmp_path, loss, targets):
+    x = rng.normal(size=(60, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    study = Study(binary, (x, targets(y)), **QUICK | {"training": {"epochs": 2, "loss": loss}})
+    trained(study, tmp_path / "run")
+    assert study.frame()["val_data_loss"].between(0, 5).all()
+    assert study.frame()["val_accuracy"].between(0, 1).all()
+
+
+def test_data_as_keras_datasets_gives_them(rng, tmp_path):
+    x = rng.normal(size=(60, 4)).astype("float32")
+    y = np.arange(60) % 3
+    one, two = (
+        Study(tiny, data, **QUICK)
+        for data in (((x[:40], y[:40]), (x[40:], y[40:])), (x[:40], y[:40], x[40:], y[40:]))
+    )
+    for i, study in enumerate((one, two)):
+        trained(study, tmp_path / str(i))
+    pd.testing.assert_frame_equal(one.frame(), two.frame())
+
+
+def test_one_class_is_no_classification(rng, tmp_path):
+    x = rng.normal(size=(60, 4)).astype("float32")
+    with pytest.raises(DataError, match="one class only"):
+        Study(tiny, (x, np.zeros(60, int)), **QUICK).run(tmp_path / "run")
+
+
+def test_whole_numbers_for_one_output_say_how_to_make_them_a_regression(rng, tmp_path):
+    x = rng.normal(size=(60, 4)).astype("float32")
+    build = lambda shape, classes: keras.Sequential([keras.Input(shape), keras.layers.Dense(1)])  # noqa: E731
+    with pytest.raises(ModelError, match="for a regression give floats"):
+        Study(build, (x, np.arange(60) // 5), **QUICK).run(tmp_path / "run")
+
+
+def test_a_summary_prints_as_its_headline(blobs, tmp_path):
+    summary, _ = trained(Study(tiny, blobs, **QUICK), tmp_path / "run")
+    assert str(summary).splitlines() == list(summary.headline)
+
+
+def test_the_best_model_can_be_trained_on(blobs, tmp_path):
+    trained(Study(tiny, blobs, **QUICK | {"training": TRAINING}), tmp_path / "run")
+    model = keras.models.load_model(tmp_path / "run/models/best.keras")
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+    model.fit(blobs.scaled(blobs.x_train), blobs.y_train, epochs=1, verbose=0)

@@ -13,6 +13,7 @@ from shrinkage.errors import ModelError
 from shrinkage.penalties import L1, L2
 from shrinkage.training.objective import (
     MeasuredLoss,
+    best_guess,
     ensure_compiled,
     measure_data_loss,
     resolve_objective,
@@ -239,3 +240,32 @@ def test_an_output_without_a_batch() -> None:
     measured = MeasuredLoss(model._compile_loss)
     value = measured(np.zeros(2, "float32"), model(X))
     assert measured.mean() == pytest.approx(float(keras.ops.convert_to_numpy(value)))
+
+
+# --- the best constant answer ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("y", [[0, 0, 1, 2, 2, 2], [0, 1, 1, 1]])
+def test_no_constant_answer_has_a_lower_data_loss(y, rng):
+    y = np.array(y)
+    one_hot = np.eye(y.max() + 1)[y]
+    for loss, targets in (("sparse_categorical_crossentropy", y), ("categorical_crossentropy", one_hot)):
+        guess = best_guess(loss, targets)
+        shares = one_hot.mean(0)
+        losses = [
+            float(np.mean(keras.losses.get(loss)(targets, np.tile(answer, (len(y), 1)))))
+            for answer in (shares, *rng.dirichlet(10 * shares, size=20))
+        ]
+        assert losses[0] == pytest.approx(guess, rel=1e-5)
+        assert min(losses) >= guess - 1e-6
+
+
+def test_the_best_constant_of_a_regression_is_the_mean(rng):
+    y = rng.normal(size=(40, 2))
+    constant = np.tile(y.mean(0), (40, 1))
+    assert best_guess("mse", y) == pytest.approx(float(np.mean((y - constant) ** 2)))
+
+
+def test_other_losses_say_nothing(rng):
+    assert best_guess("huber", rng.normal(size=10)) is None
+    assert best_guess("binary_crossentropy", rng.random(10)) is None

@@ -63,13 +63,16 @@ class DataSummary:
         """Return plain JSON types."""
         return asdict(self)
 
+    def _as_taken(self) -> str:
+        low, high = self.scaled_range
+        return "" if self.scaled_range == self.value_range else f" (a model takes {low:g} to {high:g})"
+
     def __str__(self) -> str:
         lines = [
             f"{self.name}: {self.task}",
             f"training  {_times(self.train_shape)} {self.x_dtype}",
             f"test      {_times(self.test_shape)} {self.x_dtype}",
-            f"values    {self.value_range[0]:g} to {self.value_range[1]:g}"
-            f" (a model takes {self.scaled_range[0]:g} to {self.scaled_range[1]:g})",
+            f"values    {self.value_range[0]:g} to {self.value_range[1]:g}{self._as_taken()}",
         ]
         if self.target_range is not None:
             lines.append(f"targets   {self.target_range[0]:g} to {self.target_range[1]:g}")

@@ -94,6 +94,10 @@ def _called(tree: ast.Call, text: str) -> Penalty:
     positional = [_coefficient(a, text) for a in tree.args]
     if not positional and not arguments:
         positional = list(_default_arguments(cls.text_name))
+    if positional and len(positional) + len(arguments) < len(cls.names):
+        raise PenaltyError(
+            f"{text!r} has too few arguments: {cls.text_name} takes {' and '.join(cls.names)}."
+        )
     # ast.parse lets a keyword pass twice.
     if len(arguments) < len(tree.keywords) or set(cls.names[: len(positional)]) & set(arguments):
         raise PenaltyError(f"{text!r} gives one argument twice.")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from shrinkage.errors import ModelError
+from shrinkage.errors import DataError, ModelError
 from shrinkage.penalties import Penalty
 from shrinkage.penalties.prox import accumulating
 from shrinkage.recipe.place import as_penalty as as_penalty
@@ -61,6 +61,30 @@ def charges(model: Any) -> tuple[Charge, ...]:
         if has_activity(s.layer)
     ]
     return tuple(found)
+
+
+def pair(data: Any, name: str, model: Any = None) -> tuple[Any, Any]:
+    """Return (x, y), checked.
+
+    Raises
+    ------
+    DataError
+        If ``data`` is no pair, its arrays differ in length, or ``model`` takes inputs of another shape.
+    """
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise DataError(f"{name} must be a pair (x, y).")
+    x, y = data
+    lengths = {len(part) for part in tree.flatten((x, y))}
+    if len(lengths) != 1:
+        raise DataError(f"The arrays in {name} differ in length: {', '.join(map(str, sorted(lengths)))}.")
+    wants, has = getattr(model, "input_shape", None), getattr(x, "shape", None)
+    if isinstance(wants, tuple) and has is not None:
+        fits = len(wants) == len(has) and all(a in (None, b) for a, b in zip(wants[1:], has[1:], strict=True))
+        if not fits and len(wants) != len(has) + 1:  # Keras adds an axis of one channel by itself
+            raise DataError(
+                f"{name} has inputs of shape {tuple(has[1:])}, but {model.name!r} takes {tuple(wants[1:])}."
+            )
+    return x, y
 
 
 def rows(x: Any) -> int:
@@ -193,6 +217,8 @@ def describe(model: Any, data: Any = None) -> Description:
     ------
     ModelError
         If the model is not built, or data is given and it is not compiled.
+    DataError
+        If data is no pair of equally long arrays that the model takes.
 
     Examples
     --------
@@ -203,7 +229,7 @@ def describe(model: Any, data: Any = None) -> Description:
     layer  target  shape  penalty   strength  charge  share
     head   bias    3      l2(0.01)  0.01      0
     """
-    x, y = (None, None) if data is None else data
+    x, y = (None, None) if data is None else pair(data, "data", model)
     loss = None if data is None else data_loss(model, x, y)
     outputs = {} if data is None else activity_charges(model, x)
     found = charges(model)

@@ -14,7 +14,15 @@ import numpy as np
 from keras import ops
 
 from shrinkage.penalties import Penalty
-from shrinkage.recipe.charges import Charge, activity_charges, as_penalty, charges, data_loss, weight_charge
+from shrinkage.recipe.charges import (
+    Charge,
+    activity_charges,
+    as_penalty,
+    charges,
+    data_loss,
+    pair,
+    weight_charge,
+)
 from shrinkage.recipe.findings import Finding, Findings
 from shrinkage.recipe.flow import Call, Flow, is_homogeneous, is_normalization
 from shrinkage.recipe.place import unwrap
@@ -54,7 +62,7 @@ _WHY_AND_ADVICE = {
     ),
     "SH205": (
         "A subgradient step jumps over zero instead of stopping there: weights become small, none exactly 0.",
-        "If you need exact zeros, train with a proximal optimizer; if not, all is well.",
+        "Do not expect units that can be removed; as a penalty on large weights, all is well.",
     ),
     "SH301": (
         "A sum in float16 overflows beyond 65504, and the loss becomes infinite.",
@@ -80,7 +88,7 @@ class View:
 
     def __init__(self, model: Any, data: Any = None) -> None:
         self.model = model
-        self.data = data
+        self.data = None if data is None else pair(data, "data", model)
         self.sites: tuple[Site, ...] = sites(model)
         self.weights: tuple[Weight, ...] = weights(model)
         self.charges: tuple[Charge, ...] = charges(model)

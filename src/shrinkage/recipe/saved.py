@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,13 @@ def load_model(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"There is no saved model {str(path)!r}.")
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ModelError(f"{str(path)!r} is no saved Keras model; give a .keras file.")
     try:
-        return keras.saving.load_model(path, compile=True, safe_mode=True)
+        with warnings.catch_warnings():
+            # Of a model that was compiled and never trained: its optimizer has nothing to load.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            return keras.saving.load_model(path, compile=True, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a broken or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"The model {str(path)!r} can't be loaded: {reason:.300}") from error

@@ -163,6 +163,7 @@ def summarise(
     one_split: bool,
     n_test_over_n_train: float | None,
     early_stopping: bool = False,
+    guess: float | None = None,
 ) -> Summary:
     """Compute everything that the terminal table, the figures and the report say about a study.
 
@@ -187,6 +188,8 @@ def summarise(
         variance; needed with folds.
     early_stopping
         The weights kept are those of the best epoch.
+    guess
+        The data loss of the best constant answer, where it is known.
 
     Returns
     -------
@@ -208,7 +211,7 @@ def summarise(
     >>> summary = summarise(frame, None, baseline="none", classification=False, folds=None, one_split=True,
     ...                     n_test_over_n_train=None)
     >>> print(summary.headline[0])
-    Recommended: l2 at λ = 0.1, the lowest mean validation data loss of all arms (0.9, one seed).
+    Lowest mean validation data loss: l2 at λ = 0.1 (0.9, one seed).
     >>> summary.arm("l2").verdict
     'one seed: no test is possible'
     """
@@ -222,7 +225,9 @@ def summarise(
         for measure in _measures(classification)
         if baseline is not None
     }
-    diagnoses = {} if curves is None else diagnose(curves, choices, early_stopping=early_stopping)
+    diagnoses = (
+        {} if curves is None else diagnose(curves, choices, early_stopping=early_stopping, guess=guess)
+    )
     arms = tuple(
         _arm(
             choices[arm],

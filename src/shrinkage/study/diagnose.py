@@ -19,7 +19,8 @@ overfit   V turned (below), the gap is wider now than at the turn, and these wei
           best's: a model held back more did better on new data
 underfit  the gap is small (``SMALL_GAP``), and either T is clearly (``TRAIN_MARGIN``) above the lowest
           T of any arm and V clearly (``VAL_MARGIN``) above best's, or V was still falling steeply
-          (``STEEP_FALL``), or T never fell below its first value in three epochs or more
+          (``STEEP_FALL``), or nothing was learned: T never fell below its first value in three
+          epochs or more, or is not clearly (``VAL_MARGIN``) below ``guess``
 good      otherwise
 ========= ===========================================================================================
 
@@ -131,7 +132,11 @@ def _by_unit(values: Array, folds: NDArray[np.int64]) -> Array:
 
 
 def diagnose(
-    curves: pd.DataFrame, selections: Mapping[str, Selection], *, early_stopping: bool = False
+    curves: pd.DataFrame,
+    selections: Mapping[str, Selection],
+    *,
+    early_stopping: bool = False,
+    guess: float | None = None,
 ) -> dict[str, Diagnosis]:
     """Diagnose every arm at its chosen strength (the rules are in the module's text).
 
@@ -143,6 +148,8 @@ def diagnose(
         Arm -> choice, as `shrinkage.study.compare.select` returns them.
     early_stopping
         The weights kept are those of each trial's best epoch, not the last.
+    guess
+        The data loss of the best constant answer, where it is known.
 
     Returns
     -------
@@ -167,7 +174,7 @@ def diagnose(
             continue
         rows = trials_at(curves, arm, selection.strength)
         if not rows.empty:
-            seen[arm] = _observe(rows, arm, selection.strength, early_stopping)
+            seen[arm] = _observe(rows, arm, selection.strength, early_stopping, guess)
     finite = [d for d in seen.values() if d.status != "diverged"]
     best = min(finite, key=lambda d: d.val_data_loss.mean, default=None)
     lowest = min(finite, key=lambda d: d.train_data_loss.mean, default=None)
@@ -202,7 +209,9 @@ def _diverged(arm: str, strength: float | None, epochs: int = 0) -> Diagnosis:
     )
 
 
-def _observe(rows: pd.DataFrame, arm: str, strength: float | None, early_stopping: bool) -> Diagnosis:
+def _observe(
+    rows: pd.DataFrame, arm: str, strength: float | None, early_stopping: bool, guess: float | None
+) -> Diagnosis:
     """Measure turn, fall and gap; the status is settled once all arms are measured."""
     epochs, folds, val_trials = _by_trial(rows, "val_data_loss")
     train_trials = _by_trial(rows, "train_data_loss")[2]
@@ -216,6 +225,8 @@ def _observe(rows: pd.DataFrame, arm: str, strength: float | None, early_stoppin
     turned = rise > max(TURN_MARGIN * abs(val.mean[lowest]), _or_zero(val.se[-1]))
     gaps = val.mean - train.mean
     fall, fall_se = _last_fall(val)
+    falls = len(epochs) < 3 or not bool((train.mean[1:] >= train.mean[0]).all())
+    guesses = guess is not None and estimate(ends[0]).mean > (1 - VAL_MARGIN) * guess
     return Diagnosis(
         arm=arm,
         strength=strength,
@@ -224,7 +235,7 @@ def _observe(rows: pd.DataFrame, arm: str, strength: float | None, early_stoppin
         turn_epoch=int(epochs[lowest]) if turned else None,
         rise=rise,
         gap_grew=turned and bool(gaps[-1] > gaps[lowest]),
-        learned=len(epochs) < 3 or not bool((train.mean[1:] >= train.mean[0]).all()),
+        learned=falls and not guesses,
         last_fall=fall,
         still_falling=fall > max(FALL_MARGIN, fall_se),
         train_data_loss=estimate(ends[0]),

@@ -138,7 +138,10 @@ def check_fit(name: str, model: Any, data: Data) -> None:
             f"{name} takes inputs of shape {shape[1:]}, but one sample of {data.name} has {data.input_shape}."
         )
     if data.classes > 2 and outputs[-1] is not None and outputs[-1] < data.classes:
-        raise ModelError(f"{name} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes.")
+        hint = " Whole numbers are taken for classes; for a regression give floats." * (outputs[-1] == 1)
+        raise ModelError(
+            f"{name} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes.{hint}"
+        )
     if not data.classes and len(outputs) == 2 and outputs[-1] != data.outputs:
         raise ModelError(f"{name} has {outputs[-1]} outputs, but a target of {data.name} has {data.outputs}.")
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import pandas as pd
+from keras.src.trainers import compile_utils
 
 from shrinkage.data import Data
-from shrinkage.errors import ModelError, RecipeError, RunError, ShrinkageError, TrainingError
+from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError, TrainingError
 from shrinkage.recipe import Recipe, apply, bind, strip
 from shrinkage.study import design, selection
 from shrinkage.study.compare import summarise
@@ -25,7 +26,7 @@ from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_
 from shrinkage.study.summary import Summary
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import KerasLoop, make_optimizer
-from shrinkage.training.objective import Objective, resolve_objective
+from shrinkage.training.objective import Objective, best_guess, resolve_objective
 from shrinkage.training.task import Record, Result, Task
 
 
@@ -88,6 +89,8 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
     objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
     _check_objective(objective, model, data)
     make_optimizer(training.optimizer, training.learning_rate)
+    if objective.classification and data.classes == 1:
+        raise DataError("The targets hold one class only; a classification needs at least 2.")
     task = Task(
         build=source.build,
         recipes={arm.name: Recipe(arm.recipe) for arm in spec.all_arms},
@@ -118,7 +121,10 @@ def _check_objective(objective: Objective, model: Any, data: Data) -> None:
         if entry in ("accuracy", "acc"):  # Keras finds out which one is meant
             continue
         try:
-            (keras.losses if what == "loss" else keras.metrics).get(entry)(y, predicted)
+            if what == "loss":
+                compile_utils.CompileLoss(entry)(y, predicted)
+            else:
+                compile_utils.CompileMetrics([entry], None).update_state(y, predicted)
         except Exception as error:  # Keras and its backends raise many kinds
             raise ModelError(
                 f"The {what} {entry!r} does not fit targets of shape {y.shape[1:]} and type {y.dtype} "
@@ -145,7 +151,8 @@ def refuse_another(spec: StudySpec, directory: RunDirectory) -> None:
     if changed:
         raise RunError(
             f"{str(directory.path)!r} holds a run of another study ({'; '.join(changed[:5])}"
-            f"{'; …' if len(changed) > 5 else ''}). Give another directory, or --restart to begin anew."
+            f"{'; …' if len(changed) > 5 else ''}). Give another directory, or restart (--restart, "
+            "restart=True) to begin anew."
         )
 
 
@@ -311,6 +318,7 @@ def answer(bench: Bench, directory: RunDirectory, table: pd.DataFrame) -> Summar
         one_split=spec.folds is None,
         n_test_over_n_train=len(split.validation) / len(split.train) if spec.folds else None,
         early_stopping=spec.training.early_stopping is not None,
+        guess=best_guess(bench.objective.loss, bench.loop.task.y[split.validation]),
     )
 
 
@@ -329,4 +337,8 @@ def _save_best(bench: Bench, directory: RunDirectory, summary: Summary, finished
     recipe = bench.loop.task.recipes[best.arm]
     apply(model, recipe if best.strength is None else recipe.at(best.strength))
     model.set_weights(list(weights))
+    task = bench.loop.task
+    optimizer = make_optimizer(task.optimizer, task.learning_rate)
+    model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
+    model.optimizer.build(model.trainable_variables)  # or loading it would warn
     save_model(model, directory.models / "best.keras")

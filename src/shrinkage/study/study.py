@@ -37,7 +37,9 @@ class Study:
         ``(input_shape, classes, **model_options)`` that returns a built one.
     data
         Anything that :func:`shrinkage.load_data` takes, a :class:`~shrinkage.data.Data`, or a tuple
-        ``(x_train, y_train)`` or ``(x_train, y_train, x_test, y_test)`` of arrays.
+        ``(x_train, y_train)``, ``(x_train, y_train, x_test, y_test)`` or, as ``keras.datasets`` gives
+        them, ``((x_train, y_train), (x_test, y_test))`` of arrays. Whole numbers in ``y`` are classes,
+        fractions a regression.
     arms
         One dictionary an arm: ``name``, ``recipe`` (text, a list of texts, or a
         :class:`~shrinkage.Recipe`) and, where the recipe says ``strength``, ``strengths``: a list, or
@@ -255,7 +257,12 @@ class Study:
             except ShrinkageError:
                 raise
             except Exception as error:  # foreign code
-                raise ModelError(f"The function that builds the model failed: {error}") from error
+                hint = (
+                    ""
+                    if data.classes
+                    else (" (It was given classes = 0: targets that are no whole numbers are a regression.)")
+                )
+                raise ModelError(f"The function that builds the model failed: {error}{hint}") from error
         check_fit("The model", model, data)
         return model
 
@@ -268,11 +275,14 @@ def _as_data(data: Any) -> Data | None:
         return None
     if isinstance(data, Data):  # with the types that it will have when it is read back from the directory
         return build_data(data.name, _arrays(data), labels=data.labels, owned=False)
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple) for part in data):
+        data = tuple(array for part in data for array in part)  # as keras.datasets gives them
     if isinstance(data, tuple) and len(data) in (2, 4):
         return build_data("data", dict(zip(KEYS, data, strict=False)), owned=False)
     raise SpecError(
-        "data must be the name of a data set, a path, a Data, or a tuple (x_train, y_train) or "
-        f"(x_train, y_train, x_test, y_test); got {type(data).__name__}."
+        "data must be the name of a data set, a path, a Data, or a tuple (x_train, y_train), "
+        "(x_train, y_train, x_test, y_test) or ((x_train, y_train), (x_test, y_test)); "
+        f"got {type(data).__name__}."
     )
 
 

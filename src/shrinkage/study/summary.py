@@ -332,6 +332,9 @@ class Summary:
                 return arm
         raise KeyError(name)
 
+    def __str__(self) -> str:
+        return "\n".join(self.headline)
+
     def to_json(self) -> dict[str, Any]:
         """Return the whole tree as plain JSON types, with ``null`` for what does not exist.
 

@@ -29,7 +29,7 @@ def number(x: float) -> str:
         return "n/a"
     if x == 0:
         return "0"
-    if not 1e-4 <= abs(x) < 1e6:
+    if not 1e-3 <= abs(float(f"{x:.2e}")) < 1e6:
         mantissa, exponent = f"{x:.2e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     decimals = max(0, 2 - math.floor(math.log10(abs(x))))
@@ -115,7 +115,7 @@ def at_strength(arm: str, strength: float | None) -> str:
     Examples
     --------
     >>> at_strength("l2", 3e-4), at_strength("none", None)
-    ('l2 at λ = 0.0003', 'none')
+    ('l2 at λ = 3e-4', 'none')
     """
     return plain(arm) if strength is None else f"{plain(arm)} at λ = {number(strength)}"
 
@@ -234,7 +234,7 @@ def headline(
     if best.is_baseline:
         return (
             f"Lowest mean validation data loss: {name}, the baseline ({loss}).",
-            f"So: stay with {name}; no other arm is better, at any strength tried.",
+            f"So: stay with {name}; no other arm has a lower loss on validation data, at any strength tried.",
         )
     first = f"Lowest mean validation data loss: {name} ({loss})."
     if baseline is None:
@@ -339,6 +339,8 @@ def diagnosis(found: Diagnosis) -> str:
             f"validation turned at epoch {found.turn_epoch} of {found.epochs}{gap} "
             f"and rose by {number(found.rise)}"
         )
+    elif not found.learned:
+        parts.append("nothing was learned")
     elif found.still_falling:
         parts.append(f"validation was still falling at epoch {found.epochs}")
     return "; ".join(parts) + "."

@@ -13,7 +13,7 @@ import numpy as np
 from shrinkage.errors import DataError, ModelError, ShrinkageWarning
 from shrinkage.penalties import LiveStrength, check_strength
 from shrinkage.recipe import charges, make_live
-from shrinkage.recipe.charges import Charge, activity_charges, weight_charge, zeros
+from shrinkage.recipe.charges import Charge, activity_charges, pair, rows, weight_charge, zeros
 from shrinkage.recipe.live import key
 from shrinkage.training.initial import data_order
 from shrinkage.training.objective import MeasuredLoss, unmeasure
@@ -256,14 +256,10 @@ def _is_sharded() -> bool:
 
 
 def _sampled(train: Any, most: int) -> tuple[Any, Any, int]:
-    if not isinstance(train, (tuple, list)) or len(train) != 2:
-        raise DataError("train must be a pair (x, y).")
-    lengths = {len(part) for part in keras.tree.flatten(tuple(train))}
-    if len(lengths) != 1:
-        raise DataError(f"The arrays in train differ in length: {', '.join(map(str, sorted(lengths)))}.")
-    rows = np.sort(data_order(0, 0, lengths.pop())[:most])
-    x, y = keras.tree.map_structure(lambda part: np.asarray(part)[rows], tuple(train))
-    return x, y, len(rows)
+    found = pair(train, "train")
+    taken = np.sort(data_order(0, 0, rows(found))[:most])
+    x, y = keras.tree.map_structure(lambda part: np.asarray(part)[taken], found)
+    return x, y, len(taken)
 
 
 # These read nothing of ours, wherever they stand.

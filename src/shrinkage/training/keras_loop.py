@@ -25,10 +25,6 @@ from shrinkage.training.task import Lane, Record, Result, Task
 _EVALUATION_BATCH = 512
 
 
-def _rows(task: Task, rows: Any) -> tuple[Any, Any]:
-    return task.scaled(task.x[rows]), task.y[rows]
-
-
 class _Shuffled(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no type information
     """The rows of one split in an order that depends on the lane's seed and the epoch alone."""
 
@@ -40,9 +36,9 @@ class _Shuffled(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no ty
     def __len__(self) -> int:
         return -(-len(self.rows) // self.task.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         size = self.task.batch_size
-        return _rows(self.task, self.order[index * size : (index + 1) * size])
+        return self.task.batch(self.order[index * size : (index + 1) * size])
 
     def shuffle(self, epoch: int) -> None:
         # Not in `on_epoch_end`, which Keras calls once more before the first epoch.
@@ -165,10 +161,8 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
     def __init__(self, task: Task, lane: Lane, rows: _Shuffled, on_epoch: Callable[[Record], None]) -> None:
         super().__init__()
         split = task.splits[lane.split]
-        # The gap compares like with like: as many training rows as validation rows, in inference mode.
-        seen = split.train[data_order(0, 0, len(split.train))[: len(split.validation)]]
         self.task, self.lane, self.rows, self.on_epoch = task, lane, rows, on_epoch
-        self.seen, self.held_out = _rows(task, seen), _rows(task, split.validation)
+        self.seen, self.held_out = (task.batch(rows)[:2] for rows in (split.seen, split.validation))
         self.records: list[Record] = []
         self.state, self.best = "complete", 0
         self.weights: tuple[NDArray[Any], ...] = ()

@@ -90,6 +90,28 @@ def _is_crossentropy(loss: Any) -> bool:
     return name in _SHORT or "entropy" in name.lower() or "focal" in name.lower()
 
 
+def best_guess(loss: Any, y: Any) -> float | None:
+    """Return the data loss of the best constant answer to targets ``y``, for the losses that tell it.
+
+    The entropy of the class shares for a crossentropy, the variance for the mean squared error.
+
+    Examples
+    --------
+    >>> round(best_guess("sparse_categorical_crossentropy", np.array([0, 1, 0, 1])), 4)
+    0.6931
+    """
+    y = np.asarray(y)
+    name = loss if isinstance(loss, str) else getattr(loss, "name", "")
+    if name in ("mse", "mean_squared_error"):
+        return float(np.mean(np.var(y.reshape(len(y), -1), axis=0)))
+    if not name.endswith(("crossentropy", "ce")) or not set(np.unique(y)) <= set(range(y.size)):
+        return None
+    one_hot = y.ndim == 2 and y.shape[1] > 1
+    shares = y.mean(0) if one_hot else np.unique(y, return_counts=True)[1] / len(y)
+    shares = shares[shares > 0]
+    return float(-np.sum(shares * np.log(shares)))
+
+
 def _gives_logits(model: Any) -> bool:
     for layer in reversed(getattr(model, "layers", ())):
         if isinstance(layer, keras.Model):
@@ -123,7 +145,9 @@ def _known(name: str, get: Any, what: str, home: Any) -> None:
     try:
         get(name)
     except ValueError as error:
-        hint = did_you_mean(name, [n for n in dir(home) if not n.startswith("_")])
+        names = [n for n in dir(home) if not n.startswith("_")]
+        # "accuracy" is none of them: Keras chooses the one that fits.
+        hint = did_you_mean(name, ["accuracy", *names] if what == "metric" else names)
         raise ModelError(f"Keras has no {what} named {name!r}.{hint}") from error
 
 

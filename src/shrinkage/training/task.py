@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkage.recipe import Recipe
+from shrinkage.training.initial import data_order
 from shrinkage.training.objective import Objective
 
 Rows = NDArray[np.intp]
@@ -21,6 +22,12 @@ class Split:
 
     train: Rows
     validation: Rows
+
+    @property
+    def seen(self) -> Rows:
+        """The training rows that are evaluated: as many as validation rows, so that the gap compares like."""
+        found: Rows = self.train[data_order(0, 0, len(self.train))[: len(self.validation)]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class Task:
         epoch; None trains to the end.
     scaled
         Turns inputs into what the model consumes (images stay uint8 until then), a batch at a time.
+    weights
+        How much each row counts in the training loss, (n,); evaluation counts every row alike.
     """
 
     build: Callable[[], Any]
@@ -69,6 +78,12 @@ class Task:
     early_stopping: int | None = None
     fresh: bool = True
     scaled: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
+    weights: NDArray[Any] | None = None
+
+    def batch(self, rows: Rows) -> tuple[NDArray[Any], ...]:
+        """Return (inputs, targets) of these rows, with their weights where there are any."""
+        x, y = self.scaled(self.x[rows]), self.y[rows]
+        return (x, y) if self.weights is None else (x, y, self.weights[rows])
 
 
 @dataclass(frozen=True)
