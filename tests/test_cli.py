@@ -303,7 +303,7 @@ def test_a_log_has_plain_lines(finished):
     _, ended = finished
     lines = ended.err.splitlines()
     assert lines[0] == f"small é: {TRIALS} trials of 2 epochs."
-    assert re.fullmatch(r"Training with Keras's fit on the jax backend, .*", lines[1])
+    assert re.fullmatch(r"Training with one JAX program \(cpu\): .*", lines[1])
     for i, line in enumerate(lines[2 : 2 + TRIALS], 1):
         assert re.fullmatch(
             rf"{i}/{TRIALS}  .+, seed [01]: validation data loss \d\.\d{{4}}(  \(\d+ s left\))?", line

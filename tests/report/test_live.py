@@ -62,18 +62,40 @@ def test_what_was_found_finished_is_said_and_counted(spec):
     assert lines[2].startswith("3/3  ")
 
 
-def test_the_time_left_is_the_recent_pace(spec, monkeypatch):
-    now = iter([0.0, *(20.0 + 10 * i for i in range(20))])  # the first trial compiles: 20 s, then 10 s each
-    monkeypatch.setattr("shrinkage.report.live.time.monotonic", lambda: next(now))
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves."""
+    now = [0.0]
+    monkeypatch.setattr("shrinkage.report.live.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_the_time_left_is_the_recent_pace_whether_trials_end_apart_or_together(spec, clock):
     file = io.StringIO()
     live = Live(Console(file=file, width=100, force_terminal=False))
-    live.begin(spec, total=15, done=0)
-    record = Record(TRIALS[0].lane, 1, {"val_data_loss": 0.5})
-    for _ in range(12):
-        live.trial(TRIALS[0], Result(record.lane, "complete", 1, (record,), ()))
+    live.begin(spec, total=20, done=0)  # of 2 epochs each
+    lanes = [Trial("none", None, seed, -1, str(seed)) for seed in range(20)]
+    for pair in range(5):  # two at a time, 5 s an epoch
+        both = lanes[2 * pair : 2 * pair + 2]
+        for epoch in (1, 2):
+            clock[0] += 5
+            for trial in both:
+                live.epoch(Record(trial.lane, epoch, {"val_data_loss": 0.5}))
+        for trial in both:
+            record = Record(trial.lane, 1, {"val_data_loss": 0.5})
+            live.trial(trial, Result(trial.lane, "complete", 1, (record,), ()))
     left = [int(n) for n in re.findall(r"\((\d+) s left\)", file.getvalue())]
-    assert left[0] == 14 * 20
-    assert left[-1] == 3 * 10
+    assert left == [90, 90, 80, 80, 70, 70, 60, 60, 50, 50]
+
+
+def test_a_log_is_never_silent_for_long(spec, clock):
+    file = io.StringIO()
+    live = Live(Console(file=file, width=100, force_terminal=False))
+    live.begin(spec, total=2, done=0)
+    for trial in TRIALS[:2]:
+        clock[0] += 20
+        live.epoch(Record(trial.lane, 1, {}))
+    assert file.getvalue().splitlines()[1:] == ["epoch 1/2 of 2 trials that run  (40 s left)"]
 
 
 def test_a_terminal_gets_bars_and_only_what_diverged_as_a_line(spec):

@@ -20,7 +20,6 @@ from shrinkage.study.compare import summarise
 from shrinkage.study.selection import cells, select
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
-from shrinkage.training.keras_loop import KerasLoop
 
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = [
@@ -117,9 +116,18 @@ def assert_same(found, expected):
         assert found[part] == expected[part], part
 
 
-@pytest.fixture(scope="session")
-def bench(blobs, compiled_once):
-    return runner.prepare(spec(), blobs, allow_code=False)
+def vectorised(bench):
+    return type(bench.loop).__name__ == "JaxLoop"
+
+
+@pytest.fixture(scope="session", params=["jax", "keras"] if keras.backend.backend() == "jax" else ["keras"])
+def bench(request, blobs, compiled_once):
+    """A study to run, by each loop: what is stored of it must not depend on the loop."""
+    return runner.prepare(at_loop(request.param), blobs, allow_code=False)
+
+
+def at_loop(loop, **changes):
+    return spec(training={**FIELDS["training"], "loop": loop}, **changes)
 
 
 @pytest.fixture(scope="session")
@@ -225,11 +233,14 @@ def test_a_run_says_what_it_does(bench, finished):
     _, _, watch = finished
     assert (watch.total, watch.done) == (8, 0)
     assert (watch.count("trial"), watch.count("epoch")) == (8, 8 * EPOCHS)
-    assert [event[1] for event in watch.events if event[0] == "trial"] == [t.key for t in bench.trials]
-    assert watch.lines == [
-        f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time.",
-        "Scoring 6 trials of the reported arms on the test split, once.",
-    ]
+    ended = [event[1] for event in watch.events if event[0] == "trial"]
+    assert sorted(ended) == sorted(t.key for t in bench.trials)
+    how = (
+        "Training with one JAX program (cpu): up to 16 trials at once, convolutions as matrix products."
+        if vectorised(bench)
+        else f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time."
+    )
+    assert watch.lines == [how, "Scoring 6 trials of the reported arms on the test split, once."]
 
 
 LOAD = """
@@ -278,8 +289,8 @@ def test_a_finished_run_again_trains_nothing(bench, finished, expected):
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())
 
 
-def test_the_same_bits_from_a_bench_of_its_own(blobs, expected, tmp_path):
-    other = runner.prepare(spec(), blobs, allow_code=False)
+def test_the_same_bits_from_a_bench_of_its_own(bench, blobs, expected, tmp_path):
+    other = runner.prepare(bench.spec, blobs, allow_code=False)
     run(other, tmp_path / "run")
     assert_same(contents(other, tmp_path / "run"), expected)
 
@@ -287,7 +298,8 @@ def test_the_same_bits_from_a_bench_of_its_own(blobs, expected, tmp_path):
 @pytest.mark.jax_only
 def test_interrupted_at_every_epoch_and_every_trial_it_ends_with_the_same_bits(bench, expected, tmp_path):
     path, stops = tmp_path / "run", []
-    for stop in itertools.cycle(range(2, EPOCHS + 3)):  # 1 is what it says; then epochs, and the trial's end
+    # 1 is what it says; then epochs, and the trial's end. What runs together begins together again.
+    for stop in itertools.count(2) if vectorised(bench) else itertools.cycle(range(2, EPOCHS + 3)):
         watch = Watch(lambda event, count, stop=stop: count == stop)
         try:
             run(bench, path, watch)
@@ -297,11 +309,12 @@ def test_interrupted_at_every_epoch_and_every_trial_it_ends_with_the_same_bits(b
         else:
             break
         assert len(stops) < 60
-    keys = [t.key for t in bench.trials]
-    assert [s[1] for s in stops if s[0] == "trial"] == keys
-    assert {(s[1], s[2]) for s in stops if s[0] == "epoch"} == {
-        (t.lane, e) for t in bench.trials for e in range(1, EPOCHS + 1)
-    }
+    assert {s[0] for s in stops} >= {"epoch", "trial"}
+    if not vectorised(bench):
+        assert [s[1] for s in stops if s[0] == "trial"] == [t.key for t in bench.trials]
+        assert {(s[1], s[2]) for s in stops if s[0] == "epoch"} == {
+            (t.lane, e) for t in bench.trials for e in range(1, EPOCHS + 1)
+        }
     assert_same(contents(bench, path), expected)
 
 
@@ -383,7 +396,7 @@ def test_changed_data_and_a_changed_model_are_refused(bench, blobs, finished, ex
     path, _, _ = finished
     other = Data("blobs", blobs.x_train + 1, blobs.y_train, blobs.x_test, blobs.y_test)
     with pytest.raises(RunError, match="The data of this study changed"):
-        run(runner.prepare(spec(), other, False), path)
+        run(runner.prepare(bench.spec, other, False), path)
     facts = {**bench.facts, "model": "other"}
     moved = runner.Bench(
         bench.spec, blobs, bench.source, bench.objective, bench.loop, facts, bench.trials[:-1]
@@ -412,14 +425,15 @@ def test_an_empty_table_has_its_columns(bench, expected):
 
 
 def test_a_failure_in_training_is_one_sentence_and_loses_nothing(bench, expected, tmp_path, monkeypatch):
-    train, path = KerasLoop._train, tmp_path / "run"
+    loop, path = type(bench.loop), tmp_path / "run"
+    train = loop._train
 
-    def broken(self, lane, on_epoch):
-        if lane.arm == "L1":
+    def broken(self, first, *rest):  # a lane, or a cohort of them
+        if any(lane.arm == "L1" for lane in getattr(first, "lanes", (first,))):
             raise ValueError("Shapes do not fit\nin a long story")
-        return train(self, lane, on_epoch)
+        return train(self, first, *rest)
 
-    monkeypatch.setattr(KerasLoop, "_train", broken)
+    monkeypatch.setattr(loop, "_train", broken)
     with pytest.raises(TrainingError) as caught:
         run(bench, path)
     assert str(caught.value) == "Training failed with ValueError: Shapes do not fit"
@@ -427,7 +441,7 @@ def test_a_failure_in_training_is_one_sentence_and_loses_nothing(bench, expected
     monkeypatch.undo()
     watch = Watch()
     run(bench, path, watch)
-    assert watch.done == 6
+    assert watch.done == (0 if vectorised(bench) else 6)
     assert_same(contents(bench, path), expected)
 
 
@@ -541,7 +555,8 @@ def test_regression(rng, tmp_path, targets):
     for column in ("train_mae", "val_mae", "test_mae"):
         assert math.isfinite(frame[column].item()), column
     split, place = bench.loop.task.splits[0], RunDirectory(tmp_path / "run")
-    model = bench.loop.model(bench.trials[0].lane, place.read_weights(bench.trials[0].key))
+    model = bench.source.build()
+    model.set_weights(place.read_weights(bench.trials[0].key))
     predicted = model.predict(data.x_train[split.validation], verbose=0)
     truth = data.y_train[split.validation].reshape(predicted.shape)
     assert frame["val_data_loss"].item() == pytest.approx(((predicted - truth) ** 2).mean(), rel=1e-5)

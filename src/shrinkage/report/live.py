@@ -21,9 +21,10 @@ from rich.text import Text
 from shrinkage.study.design import Trial
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.words import number, plain
-from shrinkage.training.task import Record, Result
+from shrinkage.training.task import Lane, Record, Result
 
-_RECENT = 8  # trials whose duration the time left is told from
+_RECENT = 60.0  # seconds whose pace the time left is told from
+_SILENCE = 30.0  # seconds after which a log hears of epochs as well
 
 
 class Live:
@@ -39,8 +40,10 @@ class Live:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: Progress | None = None
-        self._total = self._done = 0
-        self._ends: deque[float] = deque(maxlen=_RECENT)
+        self._total = self._done = self._length = 0
+        self._running: dict[Lane, int] = {}
+        self._pace: deque[tuple[float, int]] = deque()
+        self._spoken = 0.0
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -57,8 +60,9 @@ class Live:
 
     def begin(self, spec: StudySpec, total: int, done: int) -> None:
         """Show the number of trials, and how many were found finished."""
-        self._total, self._done = total, done
-        self._ends.append(time.monotonic())
+        self._total, self._done, self._length = total, done, spec.training.epochs
+        self._spoken = time.monotonic()
+        self._tick()
         found = f", {done} of them finished before" if done else ""
         self.say(f"{plain(spec.name)}: {total} trials of {spec.training.epochs} epochs{found}.")
         if self._bars is not None:
@@ -70,16 +74,22 @@ class Live:
         self._console.print(Text(line))
 
     def epoch(self, record: Record) -> None:
-        """Move the bar of epochs."""
+        """Move the bar of epochs; in a log, say now and then how far the trials that run have come."""
+        self._running[record.lane] = record.epoch
+        self._tick()
         if self._bars is not None:
             self._bars.update(
                 self._epochs, completed=record.epoch, description=_lane(record.lane.arm, record.lane.strength)
             )
+        elif time.monotonic() - self._spoken > _SILENCE:
+            many = f"{len(self._running)} trials" if len(self._running) > 1 else "the trial"
+            self._line(f"epoch {record.epoch}/{self._length} of {many} that run{'s' * (many == 'the trial')}")
 
     def trial(self, trial: Trial, result: Result) -> None:
         """Move the bar of trials, or print a line."""
         self._done += 1
-        self._ends.append(time.monotonic())
+        self._running.pop(result.lane, None)
+        self._tick()
         if self._bars is not None:
             self._bars.update(self._trials, completed=self._done)
             if result.state == "diverged":
@@ -87,12 +97,22 @@ class Live:
             return
         loss = f"validation data loss {result.values['val_data_loss']:.4f}"
         shown = f"diverged at epoch {result.best}" if result.state == "diverged" else loss
-        self.say(f"{self._done}/{self._total}  {_name(trial)}: {shown}{self._left()}")
+        self._line(f"{self._done}/{self._total}  {_name(trial)}: {shown}")
+
+    def _line(self, text: str) -> None:
+        self._spoken = time.monotonic()
+        self.say(f"{text}{self._left()}")
+
+    def _tick(self) -> None:
+        now, epochs = time.monotonic(), self._done * self._length + sum(self._running.values())
+        self._pace.append((now, epochs))
+        while now - self._pace[0][0] > _RECENT and len(self._pace) > 2:
+            self._pace.popleft()
 
     def _left(self) -> str:
-        # The latest trials alone: the first one of each arm compiles, which the others do not.
-        pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        left = pace * (self._total - self._done)
+        """Say how long the rest takes at the pace of the last minute: many trials may end at once."""
+        (begun, before), (now, epochs) = self._pace[0], self._pace[-1]
+        left = (now - begun) * (self._total * self._length - epochs) / max(1, epochs - before)
         return f"  ({left:.0f} s left)" if left >= 1 else ""
 
 

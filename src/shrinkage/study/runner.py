@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,10 +26,11 @@ from shrinkage.study.references import ModelSource, model_source
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_json, write_text
 from shrinkage.study.summary import Summary
+from shrinkage.training.choose import make_loop
 from shrinkage.training.initial import with_fresh_names
-from shrinkage.training.keras_loop import KerasLoop, make_optimizer
+from shrinkage.training.keras_loop import make_optimizer
 from shrinkage.training.objective import Objective, best_guess, resolve_objective
-from shrinkage.training.task import Record, Result, Task
+from shrinkage.training.task import Loop, Record, Result, Task
 
 
 class Observer(Protocol):
@@ -70,7 +73,7 @@ class Bench:
     data: Data
     source: ModelSource
     objective: Objective
-    loop: KerasLoop
+    loop: Loop
     facts: Mapping[str, str]
     trials: tuple[Trial, ...]
 
@@ -106,8 +109,15 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         fresh=spec.initial == "fresh",
         scaled=data.scaled,
     )
-    facts = {"data": data.fingerprint(), "model": source.fingerprint, "backend": keras.backend.backend()}
-    return Bench(spec, data, source, objective, KerasLoop(task), facts, design.trials(spec, facts))
+    lanes = [trial.lane for trial in design.trials(spec, {})]
+    loop = make_loop(task, model, lanes, training.loop)
+    facts = {
+        "data": data.fingerprint(),
+        "model": source.fingerprint,
+        "backend": keras.backend.backend(),
+        "loop": type(loop).__name__,
+    }
+    return Bench(spec, data, source, objective, loop, facts, design.trials(spec, facts))
 
 
 def _check_objective(objective: Objective, model: Any, data: Data) -> None:
@@ -172,11 +182,13 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     store = _open(bench, directory)
     todo = design.pending(bench.trials, store.finished())
     observer.begin(spec, len(bench.trials), len(bench.trials) - len(todo))
-    _say_how(bench, observer, bool(todo))
+    _decide(bench, directory, observer, bool(todo))
+    left = Counter(trial.cell for trial in todo)
     for trial, result in _trained(bench, todo, observer):
         _store(trial, result, directory, store)
         observer.trial(trial, result)
-        if trial.cell != _next_cell(todo, trial):
+        left[trial.cell] -= 1
+        if not left[trial.cell]:
             _prune(bench, directory, store)
     finished = store.finished()
     scores = _score(bench, directory, frame(spec, finished, {}), observer)
@@ -205,20 +217,34 @@ def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
 
 def _trained(bench: Bench, todo: tuple[Trial, ...], observer: Observer) -> Iterator[tuple[Trial, Result]]:
     by_lane = {trial.lane: trial for trial in todo}
-    try:
+    with _named_failures():
         for result in bench.loop.run([trial.lane for trial in todo], observer.epoch):
             yield by_lane[result.lane], result
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    try:
+        yield
     except ShrinkageError:
         raise
     except Exception as error:  # whatever Keras, its backend or a user's layer raises
         raise TrainingError(f"Training failed with {type(error).__name__}: {_reason(error)}") from error
 
 
-def _say_how(bench: Bench, observer: Observer, trains: bool) -> None:
+def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: bool) -> None:
+    """Decide how trials are trained, as an earlier run of the directory did, and say it."""
+
+    def keep(plan: Mapping[str, Any], line: str) -> None:
+        write_json(directory.plan, plan)
+        if line:
+            observer.say(line)
+
+    stored = json.loads(directory.plan.read_text()) if directory.plan.exists() else None
+    with _named_failures():
+        line = bench.loop.decide(stored, keep, directory.checkpoints) if trains or stored else ""
     if trains:
-        observer.say(
-            f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time."
-        )
+        observer.say(line)
     if bench.spec.folds and bench.spec.initial == "saved":
         observer.say(
             "Careful: the saved weights may have seen the rows that folds validate on; then the scores are "
@@ -231,11 +257,6 @@ def _digest(spec: StudySpec, trials: tuple[Trial, ...]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
-def _next_cell(todo: tuple[Trial, ...], trial: Trial) -> tuple[str, float | None] | None:
-    after = todo.index(trial) + 1
-    return todo[after].cell if after < len(todo) else None
-
-
 def _store(trial: Trial, result: Result, directory: RunDirectory, store: TrialStore) -> None:
     rows = [{"epoch": r.epoch, **r.values} for r in result.records]
     directory.write_curve(trial, rows)
@@ -245,8 +266,12 @@ def _store(trial: Trial, result: Result, directory: RunDirectory, store: TrialSt
 
 
 def _prune(bench: Bench, directory: RunDirectory, store: TrialStore) -> None:
-    """Keep weights only of each arm's best cell so far: those that may still be scored on test data."""
-    chosen = _chosen_cells(frame(bench.spec, store.finished(), {}))
+    """Keep weights only of each arm's best cell and of unfinished ones: those that may yet be scored."""
+    table = frame(bench.spec, store.finished(), {})
+    unfinished = {t.cell for t in design.pending(bench.trials, table["key"])}
+    strengths = table["strength"].astype(object).where(table["strength"].notna(), None)
+    cells = [cell not in unfinished for cell in zip(table["arm"], strengths, strict=True)]
+    chosen = _chosen_cells(table[cells]) | unfinished
     directory.keep_weights([t.key for t in bench.trials if t.cell in chosen])
 
 

@@ -151,6 +151,9 @@ class Training(_Part):
     early_stopping
         Epochs to wait for a lower validation data loss before a trial stops and returns to its best
         epoch; None trains to the end.
+    loop
+        ``"jax"``: many trials in one program; ``"keras"``: Keras's ``fit``, one after the other;
+        ``"auto"``: the first where it can be.
     """
 
     epochs: _Count = 20
@@ -160,6 +163,7 @@ class Training(_Part):
     loss: str = "auto"
     metrics: tuple[str, ...] = ()
     early_stopping: _Count | None = None
+    loop: Literal["auto", "jax", "keras"] = "auto"
 
 
 class StudySpec(_Part):

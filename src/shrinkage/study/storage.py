@@ -39,6 +39,8 @@ _OWN = (
     "study.db-journal",
     "summary.json",
     "test.json",
+    "plan.json",
+    "checkpoints",
     "validation_curve.png",
     "learning_curves.png",
     "curves",
@@ -116,6 +118,8 @@ class RunDirectory:
         self.spec = path / "study.toml"
         self.summary = path / "summary.json"
         self.models = path / "models"
+        self.plan = path / "plan.json"  # how the trials are trained: what the last bits depend on
+        self.checkpoints = Checkpoints(path / "checkpoints")
 
     @property
     def exists(self) -> bool:
@@ -165,7 +169,13 @@ class RunDirectory:
 
     def _sweep(self) -> None:
         """Remove what a killed run was writing."""
-        for folder in (self.path, self.path / "curves", self.models, self.path / "inputs"):
+        for folder in (
+            self.path,
+            self.path / "curves",
+            self.models,
+            self.path / "inputs",
+            self.checkpoints.path,
+        ):
             for path in folder.glob(f"{_UNFINISHED}*"):
                 _remove(path)
 
@@ -225,6 +235,31 @@ class RunDirectory:
     def write_test_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Store the test scores by trial key."""
         write_json(self.path / "test.json", scores)
+
+
+class Checkpoints:
+    """Where a loop keeps what it needs to go on in the middle of a trial; removed when it is over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.npz"
+
+    def read(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """Return a checkpoint, or None."""
+        if not self._file(name).exists():
+            return None
+        with np.load(self._file(name), allow_pickle=False) as stored:
+            return dict(stored)
+
+    def write(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Store a checkpoint in the place of an older one."""
+        write_atomically(self._file(name), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint, if there is one."""
+        self._file(name).unlink(missing_ok=True)
 
 
 class TrialStore:

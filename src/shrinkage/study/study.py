@@ -52,7 +52,7 @@ class Study:
         How many seeds, or a list of them.
     training
         ``epochs``, ``batch_size``, ``optimizer``, ``learning_rate``, ``loss``, ``metrics``,
-        ``early_stopping``; see :class:`shrinkage.study.spec.Training`.
+        ``early_stopping``, ``loop``; see :class:`shrinkage.study.spec.Training`.
     name, model_options, initial, label, storage
         As in ``study.toml``.
     data_dir

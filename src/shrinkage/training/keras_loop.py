@@ -20,7 +20,7 @@ from shrinkage.penalties import LiveStrength
 from shrinkage.recipe import Recipe, attach, bind, strip
 from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
 from shrinkage.training.objective import measure_data_loss
-from shrinkage.training.task import Lane, Record, Result, Task
+from shrinkage.training.task import Keep, Lane, Record, Result, Task
 
 _EVALUATION_BATCH = 512
 
@@ -56,11 +56,26 @@ class _Compiled:
 
 
 class KerasLoop:
-    """Trains the lanes of a task by ``model.fit``; see :class:`shrinkage.training.task.Loop`."""
+    """Trains the lanes of a task by ``model.fit``; see :class:`shrinkage.training.task.Loop`.
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    Parameters
+    ----------
+    task
+        The task.
+    why
+        Why the vectorised loop does not train it, for the line that a run says.
+    """
+
+    def __init__(self, task: Task, why: str = "") -> None:
+        self.task, self._why = task, why
         self._compiled: dict[str, _Compiled] = {}
+
+    def decide(self, stored: Mapping[str, Any] | None, keep: Keep, shelf: Any = None) -> str:
+        """There is one way to run lanes, and nothing to keep."""
+        why = f" ({self._why})" if self._why else ""
+        return (
+            f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time{why}."
+        )
 
     def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
         """Train the lanes one after the other; yield each when it ends."""

@@ -115,8 +115,22 @@ class Result:
         return self.records[self.best - 1].values
 
 
+#: Called with what a run directory stores of how lanes are run, and a line about it ("" for none).
+Keep = Callable[[Mapping[str, Any], str], None]
+
+
 class Loop(Protocol):
     """What every training loop offers."""
+
+    task: Task
+
+    def decide(self, stored: Mapping[str, Any] | None, keep: Keep, shelf: Any = None) -> str:
+        """Decide how lanes are run, before the first; return a line that says it.
+
+        ``stored`` is what ``keep`` was given by an earlier run, and is used again: it fixes the last bits of
+        every result. ``shelf`` is where checkpoints lie.
+        """
+        ...
 
     def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
         """Train the lanes; call ``on_epoch`` after each epoch, and yield each lane when it ends."""

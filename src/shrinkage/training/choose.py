@@ -1,0 +1,167 @@
+"""Which loop trains a task, and how the vectorised one runs its lanes: measured before it is believed.
+
+What is chosen fixes the last bits of every result, so that a study decides once and keeps the answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import keras
+
+from shrinkage.errors import TrainingError
+from shrinkage.recipe import sites
+from shrinkage.training.keras_loop import KerasLoop
+from shrinkage.training.task import Lane, Loop, Task
+
+LoopName = Literal["auto", "jax", "keras"]
+
+_NEAR = 16 * 2**20  # bytes of a processor's caches that the lanes of one program should share
+_MOST = 16  # more lanes than this are no faster on a processor
+_MICRO = 32  # rows of a micro-batch that stay in a processor's caches
+_SHARE = 0.25  # of the memory, for the lanes of one program
+
+#: Losses that are a mean over rows, so that a batch can be cut.
+_ROWWISE = (
+    "binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy",
+    "categorical_focal_crossentropy", "sparse_categorical_crossentropy", "mean_squared_error", "mse",
+    "mean_absolute_error", "mae", "huber", "log_cosh", "kl_divergence", "poisson",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How the step is compiled: convolutions rewritten or not, and rows of a micro-batch (0: the batch)."""
+
+    rewritten: bool = True
+    micro: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a study's lanes are run: decided once, and kept by every resume, for the sake of equal bits.
+
+    Parameters
+    ----------
+    lanes
+        The most lanes that one program trains.
+    mix_seeds
+        Whether lanes of several seeds share a program.
+    lowering
+        How the step is compiled.
+    """
+
+    lanes: int
+    mix_seeds: bool = False
+    lowering: Lowering = field(default_factory=Lowering)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as a run directory stores it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Choice:
+        """Return a stored choice."""
+        return cls(stored["lanes"], stored["mix_seeds"], Lowering(**stored["lowering"]))
+
+    def __str__(self) -> str:
+        lanes = "one trial at a time" if self.lanes == 1 else f"up to {self.lanes} trials at once"
+        how = "convolutions as matrix products" if self.lowering.rewritten else "as Keras traces it"
+        micro = f", {self.lowering.micro} rows at a time" if self.lowering.micro else ""
+        return f"{lanes}, {how}{micro}"
+
+
+def refusal(model: Any) -> str | None:
+    """Return why the vectorised loop can't train a model, or None."""
+    backend = keras.backend.backend()
+    if backend != "jax":
+        return f"the backend is {backend}, and many trials in one program need JAX"
+    if keras.distribution.distribution() is not None:
+        return "a Keras distribution is set"
+    own = [
+        n
+        for n in ("train_step", "test_step", "fit", "evaluate")
+        if getattr(type(model), n) is not getattr(keras.Model, n)
+    ]
+    if own:
+        return f"the model {model.name!r} has a {own[0]} of its own"
+    return None
+
+
+def memory(share: float = _SHARE) -> int:
+    """Return the bytes of memory that may be used: a share of the machine's."""
+    return int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def first_choice(
+    task: Task, lanes: Sequence[Lane], model: Any, costly: int, held: int, on_cpu: bool
+) -> Choice:
+    """Return what is fastest as a rule.
+
+    On a processor: as many lanes as its caches hold, and those of one seed, which read the same rows. On an
+    accelerator: as many as there are, up to the memory.
+
+    Parameters
+    ----------
+    costly, held
+        Convolutions and poolings in the forward pass, and the bytes that one lane's step takes.
+    """
+    if not on_cpu:
+        return Choice(max(1, min(len(lanes), memory() // (4 * held))), mix_seeds=True, lowering=Lowering())
+    most = max(1, min(_MOST, _NEAR // held, memory() // (4 * held)))
+    cells = len({(lane.arm, lane.strength) for lane in lanes})
+    size = task.batch_size
+    micro = next((m for m in range(_MICRO, 7, -1) if size % m == 0), 0) if size > 2 * _MICRO else 0
+    cut = micro if costly and can_be_cut(task, model) else 0
+    return Choice(most, mix_seeds=2 * cells <= most, lowering=Lowering(micro=cut))
+
+
+def alternatives(first: Choice, lanes: Sequence[Lane], costly: int) -> list[Choice]:
+    """Return the other ways to run lanes that are worth a try."""
+    many = min(_MOST, len({(lane.arm, lane.strength) for lane in lanes}))
+    counts = dict.fromkeys((first.lanes, 1, many))
+    lowerings = [first.lowering]
+    if costly:
+        lowerings.append(Lowering(rewritten=False))
+    if first.lowering.micro:
+        lowerings.append(replace(first.lowering, micro=0))
+    found = [replace(first, lanes=n, lowering=how) for how in lowerings for n in counts]
+    return [choice for choice in found if choice != first]
+
+
+def can_be_cut(task: Task, model: Any) -> bool:
+    """Return whether the gradient of a batch is the mean of its parts' gradients.
+
+    So it is where the loss is a mean over rows, and no layer mixes them or keeps statistics of them.
+    """
+    loss = task.objective.loss
+    name = loss if isinstance(loss, str) else getattr(loss, "name", "")
+    layers = [site.layer for site in sites(model)]
+    keeps = {id(g.state) for layer in (model, *layers) for g in layer._seed_generators}
+    return (
+        name in _ROWWISE
+        and all(type(layer).__module__.startswith("keras.") for layer in layers)
+        and not any("preprocessing" in type(layer).__module__ for layer in layers)
+        and all(id(v) in keeps for v in model.non_trainable_variables)
+    )
+
+
+def make_loop(task: Task, model: Any, lanes: Sequence[Lane], name: LoopName) -> Loop:
+    """Return the loop that trains the lanes of a task, whose model is ``model``.
+
+    Raises
+    ------
+    TrainingError
+        If the vectorised loop is asked for by name and can't train the task.
+    """
+    why = "" if name == "keras" else refusal(model)
+    if why is None:
+        from shrinkage.training.jax_loop import JaxLoop
+
+        return JaxLoop(task, lanes)
+    if name == "jax":
+        raise TrainingError(f'loop = "jax" can\'t train this study: {why}. Write loop = "auto".')
+    return KerasLoop(task, why)

@@ -1,0 +1,389 @@
+"""The compiled functions of a cohort: many lanes of one Keras model, trained and evaluated in one program.
+
+Everything that differs between lanes is state with two leading axes, seeds × cells: weights, optimizer,
+dropout's random state, coefficients of the penalties. The rest is one unmodified Keras model, whose own
+``compute_loss_and_updates`` and whose optimizer's ``stateless_apply`` are traced once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from jax import lax
+from numpy.typing import NDArray
+
+from shrinkage.penalties import Penalty
+from shrinkage.recipe import Plan, bind, strip
+from shrinkage.recipe.place import keep_losses_apart
+from shrinkage.recipe.select import ACTIVITY, sites, weights
+from shrinkage.training.choose import Lowering
+from shrinkage.training.cohorts import Cell
+from shrinkage.training.initial import initialise, seed_dropout, with_fresh_names
+from shrinkage.training.keras_loop import make_optimizer
+from shrinkage.training.lowering import lowered, traced
+from shrinkage.training.objective import measure_data_loss
+from shrinkage.training.task import Task
+
+Arrays = list[Any]
+
+
+class Rows(NamedTuple):
+    """Rows on the device: inputs, targets and, where the task has them, sample weights."""
+
+    x: Any
+    y: Any
+    weights: Any = None
+
+    def take(self, index: Any) -> Rows:
+        """Return the rows at ``index``."""
+        return Rows(*(None if a is None else jnp.take(a, index, axis=0, mode="clip") for a in self))
+
+
+class State(NamedTuple):
+    """What a lane carries from step to step; ``sums`` are Σ objective · n, Σ data loss · n and Σ n."""
+
+    trainable: Arrays
+    non_trainable: Arrays
+    optimizer: Arrays
+    sums: Any
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A weight or a layer that some arm charges, and the kinds of penalty that the arms have there."""
+
+    path: str
+    target: str
+    holder: Any
+    kinds: tuple[type[Penalty], ...]
+
+    def charge(self, regularizer: Any) -> None:
+        if self.target == ACTIVITY:
+            self.holder.activity_regularizer = regularizer
+            keep_losses_apart(self.holder)
+        else:
+            self.holder.regularizer = regularizer
+
+
+class _LaneCharge(keras.Regularizer):  # type: ignore[misc]  # Keras has no type information
+    """Charges every kind of penalty of a place, with the coefficients of the lane that is being traced."""
+
+    def __init__(self, kinds: Sequence[type[Penalty]], coefficients: Sequence[Any]) -> None:
+        self.pairs = tuple(zip(kinds, coefficients, strict=True))
+
+    def __call__(self, w: Any) -> Any:
+        return sum(kind._value(w, *numbers) for kind, numbers in self.pairs)
+
+
+class Lanes:
+    """A task's model, compiled for lanes.
+
+    Parameters
+    ----------
+    task
+        The task.
+    lowering
+        How its step is compiled.
+    """
+
+    def __init__(self, task: Task, lowering: Lowering) -> None:
+        self.task, self.lowering = task, lowering
+        self.model = with_fresh_names(task.build)
+        strip(self.model)
+        self._plans = {arm: bind(recipe, self.model) for arm, recipe in task.recipes.items()}
+        model = self.model
+        optimizer = make_optimizer(task.optimizer, task.learning_rate)
+        model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
+        measure_data_loss(model)
+        model.optimizer.build(model.trainable_variables)
+        model._symbolic_build(data_batch=task.batch(np.zeros(1, np.intp)))
+        self._places = _places(model, self._plans)
+        self._weights = [np.array(v) for v in model.weights]
+        self._optimizer = [np.array(v) for v in model.optimizer.variables]
+        self._metrics = [jnp.zeros_like(v.value) for v in model.metrics_variables]
+        tracker = model._compile_loss.tracker
+        self._data_total = _position(tracker.total, model.metrics_variables)
+        self._programs: dict[Any, Any] = {}
+
+    def traced(self) -> tuple[int, int]:
+        """Return how many costly equations a lane's forward pass has, and how many bytes a step takes."""
+        state = jax.tree.map(lambda a: a[0, 0], self.initial((0,), 1))
+        charged = [c[0] for c in self.coefficients([next(iter((arm, 1.0) for arm in self._plans))])]
+        rows = Rows(*map(jnp.asarray, self.task.batch(np.zeros(self.task.batch_size, np.intp))))
+
+        def forward(state: State, charged: Arrays, rows: Rows) -> Any:
+            parts = (state.trainable, state.non_trainable, self._metrics, state.optimizer)
+            return self._objective(parts, charged, rows, training=True)[0]
+
+        costly, results = traced(forward, state, charged, rows)
+        return costly, results + sum(a.nbytes for a in jax.tree.leaves(state))
+
+    # --- what lanes start from ------------------------------------------------------------------------
+
+    def initial(self, seeds: Sequence[int], cells: int) -> State:
+        """Return the state before the first step, with axes seeds × cells."""
+        starts = [self._start(seed) for seed in seeds]
+        stacked = [np.stack(each) for each in zip(*starts, strict=True)]
+        spread = [np.repeat(a[:, None], cells, axis=1) for a in stacked]
+        n, m = len(self.model.trainable_variables), len(self.model.non_trainable_variables)
+        return State(
+            spread[:n], spread[n : n + m], spread[n + m :], np.zeros((len(seeds), cells, 3), np.float32)
+        )
+
+    def _start(self, seed: int) -> list[NDArray[Any]]:
+        model = self.model
+        model.set_weights(self._weights)
+        if self.task.fresh:
+            initialise(model, seed)
+        else:
+            seed_dropout(model, seed)
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        return [*(np.array(v) for v in variables), *self._optimizer]
+
+    def holding(self, weights: Sequence[NDArray[Any]], seed: int) -> State:
+        """Return the state of one lane that has these weights, in the order of ``model.get_weights()``."""
+        model = self.model
+        model.set_weights(list(weights))
+        seed_dropout(model, seed)
+        parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
+        trainable, rest, optimizer = ([np.array(v)[None, None] for v in part] for part in parts)
+        return State(trainable, rest, optimizer, np.zeros((1, 1, 3), np.float32))
+
+    def coefficients(self, cells: Sequence[Cell]) -> list[Any]:
+        """Return the penalties' coefficients: for each place and kind, an array of cells × coefficients.
+
+        An arm that has no such penalty there has zeros.
+        """
+        found = []
+        for place in self._places:
+            for kind in place.kinds:
+                rows = [self._numbers(cell, place, kind) for cell in cells]
+                found.append(np.array(rows, np.float32))
+        return found
+
+    def _numbers(self, cell: Cell, place: _Place, kind: type[Penalty]) -> tuple[float, ...]:
+        arm, strength = cell
+        for term in self._plans[arm].terms:
+            here = (term.path, term.target) == (place.path, place.target)
+            if here and type(term.penalty) is kind:
+                return (term.penalty.at(strength) if term.penalty.varies else term.penalty).numbers()
+        return (0.0,) * len(kind.names)
+
+    def weights_of(
+        self, state: State, place: tuple[int, int], final: bool = True
+    ) -> tuple[NDArray[Any], ...]:
+        """Return a lane's weights in the order of ``model.get_weights()``.
+
+        ``final``: as after the last epoch, where an optimizer may put its average in their place.
+        """
+        model = self.model
+        trainable, non_trainable, optimizer = (
+            [np.asarray(a[place]) for a in part]
+            for part in (state.trainable, state.non_trainable, state.optimizer)
+        )
+        values = {id(v): a for v, a in zip(model.trainable_variables, trainable, strict=True)}
+        values |= {id(v): a for v, a in zip(model.non_trainable_variables, non_trainable, strict=True)}
+        found = [values[id(v)] for v in model.weights]
+        if final and _averages(model.optimizer):
+            model.set_weights(found)
+            for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
+                variable.assign(value)
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+            found = model.get_weights()
+        return tuple(np.array(a) for a in found)
+
+    # --- one lane ---------------------------------------------------------------------------------------
+
+    def _objective(
+        self, parts: tuple[Any, ...], charged: Arrays, rows: Rows, *, training: bool
+    ) -> tuple[Any, Any]:
+        """Return Keras's own objective (loss-scaled) and what it leaves behind, at these coefficients."""
+        trainable, rest, metrics, optimizer = parts
+        with self._charging(charged):
+            found, (objective, outputs, rest, metrics) = self.model.compute_loss_and_updates(
+                trainable, rest, metrics, *rows, training=training, optimizer_variables=optimizer
+            )
+        return found, (objective, outputs, list(rest), list(metrics))
+
+    @contextmanager
+    def _charging(self, charged: Arrays) -> Iterator[None]:
+        """Charge the places while one lane is traced; the model itself has no penalties."""
+        coefficients = iter(charged)
+        for place in self._places:
+            place.charge(_LaneCharge(place.kinds, [tuple(next(coefficients)) for _ in place.kinds]))
+        try:
+            yield
+        finally:
+            for place in self._places:
+                place.charge(None)
+
+    def _gradients(self, state: State, charged: Arrays, rows: Rows) -> tuple[Arrays, Arrays, Any]:
+        """Return the gradients, the non-trainable state and (objective, data loss), means over the rows."""
+
+        def objective(trainable: Arrays, rest: Arrays, optimizer: Arrays, charged: Arrays, rows: Rows) -> Any:
+            parts = (trainable, rest, self._metrics, optimizer)
+            found, (objective, _, rest, metrics) = self._objective(parts, charged, rows, training=True)
+            data_loss = metrics[self._data_total] / rows.y.shape[0]
+            return found, (rest, jnp.stack([objective, data_loss]))
+
+        function = lowered(objective) if self.lowering.rewritten else objective
+        given = (state.non_trainable, state.optimizer, charged, rows)
+        (_, (rest, means)), gradients = jax.value_and_grad(function, has_aux=True)(state.trainable, *given)
+        return gradients, rest, means
+
+    def _step(self, state: State, charged: Arrays, rows: Rows) -> State:
+        """Train one lane on one batch."""
+        n, micro = rows.y.shape[0], self.lowering.micro
+        if micro and n > micro and n % micro == 0:
+            gradients, rest, means = self._in_micro_batches(state, charged, rows, n // micro)
+        else:
+            gradients, rest, means = self._gradients(state, charged, rows)
+        trainable, optimizer = self.model.optimizer.stateless_apply(
+            state.optimizer, gradients, state.trainable
+        )
+        return State(list(trainable), list(rest), list(optimizer), state.sums + n * jnp.append(means, 1.0))
+
+    def _in_micro_batches(
+        self, state: State, charged: Arrays, rows: Rows, parts: int
+    ) -> tuple[Arrays, Arrays, Any]:
+        cut = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), rows)
+
+        def add(carry: Any, part: Rows) -> Any:
+            gradients, rest, means = carry
+            more, rest, others = self._gradients(state._replace(non_trainable=rest), charged, part)
+            return (jax.tree.map(jnp.add, gradients, more), rest, means + others), None
+
+        start = ([jnp.zeros_like(w) for w in state.trainable], state.non_trainable, jnp.zeros(2))
+        (gradients, rest, means), _ = lax.scan(add, start, cut)
+        return [g / parts for g in gradients], rest, means / parts
+
+    def _test(self, metrics: Arrays, trainable: Arrays, rest: Arrays, charged: Arrays, rows: Rows) -> Arrays:
+        """Update one lane's metrics on one batch, in inference mode."""
+
+        def function(metrics: Arrays, trainable: Arrays, rest: Arrays, charged: Arrays, rows: Rows) -> Arrays:
+            parts = (trainable, rest, metrics, None)
+            _, (objective, outputs, _, metrics) = self._objective(parts, charged, rows, training=False)
+            _, metrics = self.model._update_metrics_variables(
+                metrics, objective, rows.x, rows.y, outputs, None
+            )
+            return list(metrics)
+
+        return (lowered(function) if self.lowering.rewritten else function)(
+            metrics, trainable, rest, charged, rows
+        )
+
+    def _results(self, metrics: Arrays) -> Mapping[str, Any]:
+        mapping = list(zip(self.model.metrics_variables, metrics, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return {name: jnp.asarray(value) for name, value in self.model.get_metrics_result().items()}
+
+    # --- all lanes, many steps -------------------------------------------------------------------------
+
+    def train(self, state: State, charged: Arrays, rows: Rows, order: Any, start: int, stop: int) -> State:
+        """Train all lanes on the batches ``start`` to ``stop`` of ``order`` (seeds × batches × rows)."""
+        found: State = self._compiled("train", self._train, state, charged, rows, order, start, stop)
+        return found
+
+    def _train(self, state: State, charged: Arrays, rows: Rows, order: Any, start: Any, stop: Any) -> State:
+        lanes = jax.vmap(jax.vmap(self._step, (0, 0, None)), (0, None, 0))
+
+        def body(i: Any, state: State) -> State:
+            batch = rows.take(lax.dynamic_index_in_dim(order, i, 1, keepdims=False))
+            trained: State = lanes(state, charged, batch)
+            return trained
+
+        found: State = lax.fori_loop(start, stop, body, state)
+        return found
+
+    def zero_metrics(self, seeds: int, cells: int) -> Arrays:
+        """Return the metrics' state before the first batch."""
+        return [np.zeros((seeds, cells, *m.shape), m.dtype) for m in self._metrics]
+
+    def test(
+        self, metrics: Arrays, state: State, charged: Arrays, rows: Rows, order: Any, start: int, stop: int
+    ) -> Arrays:
+        """Update the metrics of all lanes on batches ``start`` to ``stop`` (``order``: batches × rows)."""
+        parts = (state.trainable, state.non_trainable, charged, rows, order)
+        found: Arrays = self._compiled("test", self._test_many, metrics, *parts, start, stop)
+        return found
+
+    def _test_many(
+        self, metrics: Arrays, trainable: Arrays, rest: Arrays, charged: Arrays, rows: Rows, order: Any,
+        start: Any, stop: Any,
+    ) -> Arrays:  # fmt: skip
+        lanes = jax.vmap(jax.vmap(self._test, (0, 0, 0, 0, None)), (0, 0, 0, None, None))
+
+        def body(i: Any, metrics: Arrays) -> Arrays:
+            batch = rows.take(lax.dynamic_index_in_dim(order, i, 0, keepdims=False))
+            tested: Arrays = lanes(metrics, trainable, rest, charged, batch)
+            return tested
+
+        found: Arrays = lax.fori_loop(start, stop, body, metrics)
+        return found
+
+    def results(self, metrics: Arrays) -> Mapping[str, NDArray[Any]]:
+        """Return every metric's value, seeds × cells."""
+        found = self._compiled("results", jax.vmap(jax.vmap(self._results)), metrics)
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    def _compiled(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        args = jax.tree.map(lambda a: np.int32(a) if isinstance(a, int) else a, args)
+        key = (name, tuple((a.shape, np.dtype(a.dtype)) for a in jax.tree.leaves(args)))
+        if key not in self._programs:
+            carried = () if name == "results" else (0,)
+            self._programs[key] = _beside(jax.jit(function, donate_argnums=carried).lower(*args).compile)
+        return self._programs[key](*args)
+
+
+def _beside(work: Callable[[], Any]) -> Any:
+    """Do ``work`` in another thread, so that this one goes on answering signals."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append((work(), None))
+        except BaseException as error:  # raised where it is waited for
+            found.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    value, error = found[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def _places(model: Any, plans: Mapping[str, Plan]) -> tuple[_Place, ...]:
+    """Return every place that some arm charges; frozen weights are none, as Keras does not charge them."""
+    kinds: dict[tuple[str, str], dict[type[Penalty], None]] = {}
+    for plan in plans.values():
+        for term in plan.terms:
+            if term.penalty is not None:
+                kinds.setdefault((term.path, term.target), {})[type(term.penalty)] = None
+    layer_at = {s.path: s.layer for s in sites(model)}
+    weight_at = {w.path: w.variable for w in weights(model) if w.variable.trainable}
+    found = []
+    for (path, target), each in kinds.items():
+        holder = (layer_at if target == ACTIVITY else weight_at).get(path)
+        if holder is not None:
+            found.append(_Place(path, target, holder, tuple(each)))
+    return tuple(found)
+
+
+def _position(variable: Any, among: Sequence[Any]) -> int:
+    return next(i for i, other in enumerate(among) if other is variable)
+
+
+def _averages(optimizer: Any) -> bool:
+    """Return whether an optimizer, or one inside it, keeps an average of the weights."""
+    inside = [*getattr(optimizer, "optimizers", ()), getattr(optimizer, "inner_optimizer", None)]
+    return bool(getattr(optimizer, "use_ema", False)) or any(_averages(o) for o in inside if o is not None)

@@ -1,0 +1,297 @@
+"""The vectorised loop: all lanes of a cohort in one compiled program, an epoch without leaving the device.
+
+The host draws each epoch's order, calls the program in pieces of about a second (so that signals are
+answered), evaluates, and turns sums into records. What is compiled stands in ``jax_lanes``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkage.errors import TrainingError
+from shrinkage.training.checkpoint import Running, Shelf, name_of, pack, unpack
+from shrinkage.training.choose import Choice, Lowering, alternatives, first_choice, memory
+from shrinkage.training.cohorts import Cohort, cohorts
+from shrinkage.training.initial import data_order
+from shrinkage.training.jax_lanes import Lanes, Rows, State
+from shrinkage.training.task import Keep, Lane, Record, Result, Task
+
+_EVALUATION_BATCH = 128
+_CALL = 1.0  # seconds of work in one call of a program
+_CHECKPOINT = 60.0  # seconds between checkpoints of a cohort
+_PIECE = 64 * 2**20  # bytes of rows on the device at a time, where not all of them fit
+_TRIED = 0.3  # seconds that a way of running lanes is timed
+_WORTH = 60.0  # seconds of training from which on trying other ways takes less time than it may save
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+
+
+class JaxLoop:
+    """Trains the lanes of a task many at a time; see :class:`shrinkage.training.task.Loop`.
+
+    Parameters
+    ----------
+    task
+        The task.
+    lanes
+        All lanes of the study, finished ones included: they decide who shares a program.
+    choice
+        How they are run; None decides when :meth:`decide` is called.
+    """
+
+    def __init__(self, task: Task, lanes: Sequence[Lane], choice: Choice | None = None) -> None:
+        self.task, self.lanes = task, tuple(lanes)
+        self._choice = choice
+        self._keep: Keep = lambda stored, line: None
+        self._shelf: Shelf | None = None
+        self._made: dict[Lowering, Lanes] = {}
+        self._pace = _Pace()
+        self._here: Rows | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """How the lanes are run."""
+        if self._choice is None:
+            self._choice = self._measured()
+        return self._choice
+
+    def decide(self, stored: Mapping[str, Any] | None, keep: Keep, shelf: Shelf | None = None) -> str:
+        """Decide how lanes are run, or take what was decided before; return a line that says it."""
+        self._keep, self._shelf = keep, shelf
+        if stored:
+            self._choice = Choice.from_json(stored)
+        else:
+            keep(self.choice.to_json(), "")
+        return f"Training with one JAX program ({jax.devices()[0].platform}): {self.choice}."
+
+    def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
+        """Train the cohorts that hold any of ``lanes``; yield each of these when it ends."""
+        left = set(lanes)
+        while left:
+            try:
+                for result in self._cohorts(left, on_epoch):
+                    left.discard(result.lane)
+                    yield result
+            except jax.errors.JaxRuntimeError as error:
+                self._halve(error)
+
+    def _cohorts(self, left: set[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
+        for cohort in cohorts(self.lanes, self.choice.lanes, self.choice.mix_seeds):
+            wanted = [lane for lane in cohort.lanes if lane in left]
+            if wanted:
+                yield from self._train(cohort, wanted, on_epoch)
+
+    def _halve(self, error: Exception) -> None:
+        """Go on with half as many lanes a program, if it was memory that was short."""
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise error
+        if self.choice.lanes == 1:
+            raise TrainingError(
+                "One trial alone needs more memory than there is; use a smaller batch."
+            ) from error
+        self._choice = replace(self.choice, lanes=self.choice.lanes // 2)
+        self._keep(self._choice.to_json(), f"Out of memory: going on with {self._choice}.")
+
+    def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
+        """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
+        programs = self._programs()
+        state = programs.holding(weights, lane.seed)
+        charged = programs.coefficients([(lane.arm, lane.strength)])
+        rows = Rows(jnp.asarray(x), jnp.asarray(y))
+        found = self._evaluate(state, charged, np.arange(len(x)), (1, 1), rows)
+        return {name: float(value[0, 0]) for name, value in found.items()}
+
+    def _programs(self) -> Lanes:
+        return self._lowered(self.choice.lowering)
+
+    def _lowered(self, lowering: Lowering) -> Lanes:
+        if lowering not in self._made:
+            self._made[lowering] = Lanes(self.task, lowering)
+        return self._made[lowering]
+
+    # --- training -----------------------------------------------------------------------------------------
+
+    def _train(
+        self, cohort: Cohort, wanted: Sequence[Lane], on_epoch: Callable[[Record], None]
+    ) -> Iterator[Result]:
+        task, programs = self.task, self._programs()
+        charged = jax.device_put(programs.coefficients(cohort.cells))
+        state, running, done = self._begin(cohort, wanted)
+        saved = time.monotonic()
+        for epoch in range(done, task.epochs):
+            state = self._epoch(state, charged, cohort, epoch)
+            values = self._values(state, charged, cohort)
+            weights = partial(programs.weights_of, state)
+            for track in running:
+                own = {name: float(value[track.place]) for name, value in values.items()}
+                record = Record(track.lane, epoch + 1, own)
+                track.add(record, task.early_stopping, weights)
+                on_epoch(record)
+            last = epoch + 1 == task.epochs
+            for track in [t for t in running if t.ended or last]:
+                yield track.result(weights)
+            running = [track for track in running if not (track.ended or last)]
+            if not running:
+                break
+            if self._shelf is not None and time.monotonic() - saved > _CHECKPOINT:
+                self._shelf.write(
+                    name_of(cohort), pack(jax.device_get(jax.tree.leaves(state)), running, epoch + 1)
+                )
+                saved = time.monotonic()
+        if self._shelf is not None:
+            self._shelf.remove(name_of(cohort))
+
+    def _begin(self, cohort: Cohort, wanted: Sequence[Lane]) -> tuple[State, list[Running], int]:
+        """Return where a cohort starts: at its first epoch, or at its checkpoint."""
+        state = self._programs().initial(cohort.seeds, len(cohort.cells))
+        running, done = [Running(lane, cohort.place(lane)) for lane in wanted], 0
+        found = None if self._shelf is None else self._shelf.read(name_of(cohort))
+        if found is not None:
+            leaves, kept, epochs = unpack(found, cohort)
+            tracks = {track.lane: track for track in kept}
+            alike = [(a.shape, a.dtype) for a in leaves] == [
+                (a.shape, a.dtype) for a in jax.tree.leaves(state)
+            ]
+            if alike and set(wanted) <= set(tracks):
+                state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+                running, done = [tracks[lane] for lane in wanted], epochs
+        return jax.device_put(state), running, done
+
+    def _epoch(self, state: State, charged: Any, cohort: Cohort, epoch: int) -> State:
+        train = self.task.splits[cohort.split].train
+        state = state._replace(sums=jnp.zeros_like(state.sums))
+        order = np.stack([train[data_order(seed, epoch, len(train))] for seed in cohort.seeds])
+        for batches in _cut(order.astype(np.int32), self.task.batch_size):
+            for rows, local, steps in self._feed(batches):
+                for start, stop in self._pace.pieces(steps, ("train", *local.shape, cohort.size)):
+                    state = self._programs().train(state, charged, rows, local, start, stop)
+                    jax.block_until_ready(state)
+        return state
+
+    def _values(self, state: State, charged: Any, cohort: Cohort) -> dict[str, NDArray[Any]]:
+        """Return everything that is recorded of an epoch, seeds × cells."""
+        sums, split = np.asarray(state.sums), self.task.splits[cohort.split]
+        loss, data_loss = sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2]
+        values = {"loss": loss, "data_loss": data_loss, "penalty": loss - data_loss}
+        for name, index in (("train", split.seen), ("val", split.validation)):
+            found = self._evaluate(state, charged, index, sums.shape[:2])
+            values |= {f"{name}_{metric}": value for metric, value in found.items()}
+        return values
+
+    def _evaluate(
+        self, state: State, charged: Any, index: NDArray[Any], shape: Sequence[int], here: Rows | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return every metric on the rows at ``index``, of the task or of ``here``."""
+        programs = self._programs()
+        metrics = programs.zero_metrics(*shape)
+        for batches in _cut(index.astype(np.int32), min(len(index), _EVALUATION_BATCH)):
+            for rows, local, steps in self._feed(batches, here):
+                inputs = rows._replace(weights=None)
+                for start, stop in self._pace.pieces(steps, ("test", *local.shape, *shape)):
+                    metrics = programs.test(metrics, state, charged, inputs, local, start, stop)
+                    jax.block_until_ready(metrics)
+        return {name: value for name, value in programs.results(metrics).items() if name != "loss"}
+
+    # --- data on the device ---------------------------------------------------------------------------------
+
+    def _feed(
+        self, order: NDArray[Any], here: Rows | None = None
+    ) -> Iterator[tuple[Rows, NDArray[Any], int]]:
+        """Yield rows on the device, the order of batches in them, and how many batches that are.
+
+        All at once where they fit; else piece by piece, in pieces of one shape.
+        """
+        rows = self._resident() if here is None else here
+        if rows is not None:
+            yield rows, order, order.shape[-2]
+            return
+        one = self.task.batch(order.reshape(-1)[:1])
+        step = order.size // order.shape[-2] * sum(a.nbytes for a in one)
+        size = max(1, min(order.shape[-2], _PIECE // step))
+        for start in range(0, order.shape[-2], size):
+            part = order[..., start : start + size, :]
+            steps = part.shape[-2]
+            edges = [(0, 0)] * part.ndim
+            edges[-2] = (0, size - steps)
+            part = np.pad(part, edges, mode="edge")
+            local = np.arange(part.size, dtype=np.int32).reshape(part.shape)
+            yield Rows(*map(jnp.asarray, self.task.batch(part.reshape(-1)))), local, steps
+
+    def _resident(self) -> Rows | None:
+        """Return all rows on the device, or None where they would take too much of its memory."""
+        task = self.task
+        if self._here is None and len(task.x) * task.batch(np.zeros(1, np.intp))[0].nbytes <= memory():
+            weights = None if task.weights is None else jnp.asarray(task.weights)
+            self._here = Rows(jnp.asarray(task.scaled(task.x)), jnp.asarray(task.y), weights)
+        return self._here
+
+    # --- how lanes are run ----------------------------------------------------------------------------------
+
+    def _measured(self) -> Choice:
+        """Return the fastest way to run the lanes, trying others only where training takes long enough."""
+        task = self.task
+        costly, held = self._lowered(Lowering()).traced()
+        on_cpu = jax.devices()[0].platform == "cpu"
+        first = first_choice(task, self.lanes, self._lowered(Lowering()).model, costly, held, on_cpu)
+        steps = task.epochs * -(-len(task.splits[0].train) // task.batch_size) * len(self.lanes)
+        times = {first: self._timed(first)}
+        if times[first] * steps > _WORTH:
+            for other in alternatives(first, self.lanes, costly):
+                times[other] = self._timed(other)
+        return min(times, key=lambda choice: times[choice])
+
+    def _timed(self, choice: Choice) -> float:
+        """Return the seconds of one step of one lane, its compilation apart."""
+        cohort = cohorts(self.lanes, choice.lanes, choice.mix_seeds)[0]
+        programs = self._lowered(choice.lowering)
+        state = jax.device_put(programs.initial(cohort.seeds, len(cohort.cells)))
+        charged = jax.device_put(programs.coefficients(cohort.cells))
+        train = self.task.splits[cohort.split].train
+        order = np.stack([train] * len(cohort.seeds)).astype(np.int32)
+        rows, local, steps = next(self._feed(next(_cut(order, self.task.batch_size))))
+        state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, 1))
+        done, begun = 0, time.monotonic()
+        while time.monotonic() - begun < _TRIED:
+            state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, min(2, steps)))
+            done += min(2, steps)
+        return (time.monotonic() - begun) / done / len(cohort.lanes)
+
+
+def _cut(order: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
+    """Yield the full batches of ``order`` along its last axis, and then the rest as a shorter one."""
+    *before, n = order.shape
+    full = n // size * size
+    if full:
+        yield order[..., :full].reshape(*before, -1, size)
+    if full < n:
+        yield order[..., full:].reshape(*before, 1, n - full)
+
+
+class _Pace:
+    """Cuts many steps into calls of about a second; how they are cut changes no bits."""
+
+    def __init__(self) -> None:
+        self._steps: dict[Any, float] = {}
+
+    def pieces(self, steps: int, key: Any) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) until all steps are done, longer or shorter as the last call took."""
+        start = 0
+        while start < steps:
+            size = self._steps.get(key, 1)
+            stop = min(steps, start + max(1, int(size)))
+            begun = time.monotonic()
+            yield start, stop
+            if key not in self._steps:  # the first call compiled
+                self._steps[key] = 2
+            else:
+                took = max(time.monotonic() - begun, 1e-6)
+                self._steps[key] = min((stop - start) * _CALL / took, 8 * size)
+            start = stop
