@@ -355,7 +355,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bits(shell, 
         if kills < 6:
             # From before the first trial to well into the training, however fast the machine is.
             if kills % 2:
-                shell.wait_for(started, "/8  ")
+                shell.wait_for(started, f"{TRIALS} trials")
             time.sleep(dice.uniform(0, 1.5))
             os.kill(started[0], signal.SIGKILL)
         ended = shell.end(started)
