@@ -27,7 +27,7 @@ from shrinkage.recipe.select import ACTIVITY, sites, weights
 from shrinkage.training.choose import Lowering
 from shrinkage.training.cohorts import Cell
 from shrinkage.training.initial import initialise, seed_dropout, with_fresh_names
-from shrinkage.training.keras_loop import make_optimizer
+from shrinkage.training.keras_loop import OptimizerState, make_optimizer
 from shrinkage.training.lowering import lowered, traced
 from shrinkage.training.objective import measure_data_loss
 from shrinkage.training.task import Task
@@ -107,7 +107,7 @@ class Lanes:
         model._symbolic_build(data_batch=task.batch(np.zeros(1, np.intp)))
         self._places = _places(model, self._plans)
         self._weights = [np.array(v) for v in model.weights]
-        self._optimizer = [np.array(v) for v in model.optimizer.variables]
+        self._optimizer = OptimizerState(model)
         self._metrics = [jnp.zeros_like(v.value) for v in model.metrics_variables]
         tracker = model._compile_loss.tracker
         self._data_total = _position(tracker.total, model.metrics_variables)
@@ -146,7 +146,7 @@ class Lanes:
         else:
             seed_dropout(model, seed)
         variables = [*model.trainable_variables, *model.non_trainable_variables]
-        return [*(np.array(v) for v in variables), *self._optimizer]
+        return [*(np.array(v) for v in variables), *self._optimizer.start()]
 
     def holding(self, weights: Sequence[NDArray[Any]], seed: int) -> State:
         """Return the state of one lane that has these weights, in the order of ``model.get_weights()``."""

@@ -52,7 +52,7 @@ class _Compiled:
     model: Any
     live: LiveStrength
     weights: tuple[NDArray[Any], ...]
-    optimizer: tuple[NDArray[Any], ...]
+    optimizer: OptimizerState
 
 
 class KerasLoop:
@@ -119,7 +119,7 @@ def _compile(task: Task, recipe: Recipe) -> _Compiled:
     measure_data_loss(model)
     # In half precision Keras has wrapped the optimizer.
     model.optimizer.build(model.trainable_variables)
-    return _Compiled(model, live, tuple(model.get_weights()), tuple(_arrays(model.optimizer.variables)))
+    return _Compiled(model, live, tuple(model.get_weights()), OptimizerState(model))
 
 
 def make_optimizer(given: Any, learning_rate: float | None) -> Any:
@@ -149,18 +149,47 @@ def make_optimizer(given: Any, learning_rate: float | None) -> Any:
     return optimizer
 
 
+class OptimizerState:
+    """What an optimizer starts from, whatever weights it is given.
+
+    Some keep a copy of the weights (ScheduleFreeAdamW), which must be one of the lane's.
+
+    Parameters
+    ----------
+    model
+        Compiled, its optimizer just built.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._values = _arrays(model.optimizer.variables)
+        weights = _arrays(model.trainable_variables)
+        self._copies = {
+            i: j
+            for i, value in enumerate(self._values)
+            for j, weight in enumerate(weights)
+            if value.ndim and value.any() and np.array_equal(value, weight)
+        }
+
+    def start(self) -> list[NDArray[Any]]:
+        """Return the state before the first step, for the weights that the model has now."""
+        weights = self._model.trainable_variables
+        copied = {i: _arrays([weights[j]])[0] for i, j in self._copies.items()}
+        return [copied.get(i, value) for i, value in enumerate(self._values)]
+
+
 def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
     return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
 
 def _reset(compiled: _Compiled, lane: Lane, fresh: bool) -> None:
     compiled.model.set_weights(list(compiled.weights))
-    for variable, value in zip(compiled.model.optimizer.variables, compiled.optimizer, strict=True):
-        variable.assign(value)
     if fresh:
         initialise(compiled.model, lane.seed)
     else:
         seed_dropout(compiled.model, lane.seed)
+    for variable, value in zip(compiled.model.optimizer.variables, compiled.optimizer.start(), strict=True):
+        variable.assign(value)
     compiled.live.assign(lane.strength or 0.0)
     compiled.model.stop_training = False
 
