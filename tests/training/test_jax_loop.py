@@ -33,6 +33,8 @@ from shrinkage.training.keras_loop import KerasLoop
 from shrinkage.training.objective import resolve_objective
 from shrinkage.training.task import Lane, Result, Split, Task
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 ROWS, EPOCHS, CLASSES = 76, 5, 3
 RECIPES = {
     "none": Recipe(""),

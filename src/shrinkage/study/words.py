@@ -69,8 +69,13 @@ def amount(x: float, accuracy: bool) -> str:
     """
     if not accuracy:
         return number(x)
-    text = number(100 * x)
+    text = _points(x)
     return f"{text} point{'' if text in ('1', '-1') else 's'}"
+
+
+def _points(x: float) -> str:
+    # Accuracies are float32: their mean difference may be a millionth of a point, and is none.
+    return number(round(100 * x, 4) if math.isfinite(x) else x)
 
 
 def p_value(p: float) -> str:
@@ -155,7 +160,7 @@ def comparison(found: Difference, strength: float | None) -> str:
             f"one {found.over[:-1]}: no interval and no test is possible."
         )
     unit = " points" if accuracy else ""
-    low, high = (number(100 * x if accuracy else x) for x in (test.low, test.high))
+    low, high = (_points(x) if accuracy else number(x) for x in (test.low, test.high))
     units = count(test.n, found.over)
     what += f" (95 % interval {low} to {high}{unit}, {p_value(found.p_holm)} after Holm, {units})"
     if found.verdict == "no difference":

@@ -112,10 +112,13 @@ class Lanes:
         tracker = model._compile_loss.tracker
         self._data_total = _position(tracker.total, model.metrics_variables)
         self._programs: dict[Any, Any] = {}
+        self._starts: dict[int, list[NDArray[Any]]] = {}
 
     def traced(self) -> tuple[int, int]:
         """Return how many costly equations a lane's forward pass has, and how many bytes a step takes."""
-        state = jax.tree.map(lambda a: a[0, 0], self.initial((0,), 1))
+        model = self.model
+        parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
+        state = State(*([v.value for v in part] for part in parts), jnp.zeros(3))  # type: ignore[call-arg]
         charged = [c[0] for c in self.coefficients([next(iter((arm, 1.0) for arm in self._plans))])]
         rows = Rows(*map(jnp.asarray, self.task.batch(np.zeros(self.task.batch_size, np.intp))))
 
@@ -130,7 +133,9 @@ class Lanes:
 
     def initial(self, seeds: Sequence[int], cells: int) -> State:
         """Return the state before the first step, with axes seeds × cells."""
-        starts = [self._start(seed) for seed in seeds]
+        # Drawing takes long; the next cohort often has the same seeds.
+        self._starts = {seed: self._starts.get(seed) or self._start(seed) for seed in seeds}
+        starts = [self._starts[seed] for seed in seeds]
         stacked = [np.stack(each) for each in zip(*starts, strict=True)]
         spread = [np.repeat(a[:, None], cells, axis=1) for a in stacked]
         n, m = len(self.model.trainable_variables), len(self.model.non_trainable_variables)

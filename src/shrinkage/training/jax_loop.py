@@ -29,7 +29,7 @@ _EVALUATION_BATCH = 128
 _CALL = 1.0  # seconds of work in one call of a program
 _CHECKPOINT = 60.0  # seconds between checkpoints of a cohort
 _PIECE = 64 * 2**20  # bytes of rows on the device at a time, where not all of them fit
-_TRIED = 0.3  # seconds that a way of running lanes is timed
+_TRIED = 0.2  # seconds that a way of running lanes is timed
 _WORTH = 60.0  # seconds of training from which on trying other ways takes less time than it may save
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 
