@@ -106,6 +106,10 @@ class Lanes:
         model.optimizer.build(model.trainable_variables)
         model._symbolic_build(data_batch=task.batch(np.zeros(1, np.intp)))
         self._places = _places(model, self._plans)
+        self._penalties = {
+            arm: {(term.path, term.target): term.penalty for term in plan.terms}
+            for arm, plan in self._plans.items()
+        }
         self._weights = [np.array(v) for v in model.weights]
         self._optimizer = OptimizerState(model)
         self._metrics = [jnp.zeros_like(v.value) for v in model.metrics_variables]
@@ -176,11 +180,10 @@ class Lanes:
 
     def _numbers(self, cell: Cell, place: _Place, kind: type[Penalty]) -> tuple[float, ...]:
         arm, strength = cell
-        for term in self._plans[arm].terms:
-            here = (term.path, term.target) == (place.path, place.target)
-            if here and type(term.penalty) is kind:
-                return (term.penalty.at(strength) if term.penalty.varies else term.penalty).numbers()
-        return (0.0,) * len(kind.names)
+        penalty = self._penalties[arm].get((place.path, place.target))
+        if type(penalty) is not kind:
+            return (0.0,) * len(kind.names)
+        return (penalty.at(strength) if penalty.varies else penalty).numbers()
 
     def weights_of(
         self, state: State, place: tuple[int, int], final: bool = True
