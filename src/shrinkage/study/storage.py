@@ -337,7 +337,8 @@ class TrialStore:
             value=None if diverged else figures["val_data_loss"],
             params=params,
             distributions=space,
-            user_attrs={"key": trial.key, "state": state, **_json_safe(figures)},
+            # One attribute for all figures: each is a row of its own in the database.
+            user_attrs={"key": trial.key, "state": state, "figures": _json_safe(figures)},
         )
         with _quiet():
             self._study.add_trial(frozen)
@@ -348,8 +349,8 @@ class TrialStore:
         for frozen in self._study.get_trials(deepcopy=False):
             key = frozen.user_attrs.get("key")
             if key is not None:
-                figures = {k: v for k, v in frozen.user_attrs.items() if k != "key"}
-                rows[key] = {"strength": None, **frozen.params, **figures}
+                attrs = frozen.user_attrs
+                rows[key] = {"strength": None, **frozen.params, "state": attrs["state"], **attrs["figures"]}
         return rows
 
 

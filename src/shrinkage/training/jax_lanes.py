@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a lane carries from step to step; ``sums`` are Σ objective · n, Σ data loss · n and Σ n."""
+    """What a lane carries from step to step; ``sums`` are Σ penalty · n, Σ data loss · n and Σ n."""
 
     trainable: Arrays
     non_trainable: Arrays
@@ -113,8 +113,6 @@ class Lanes:
         self._weights = [np.array(v) for v in model.weights]
         self._optimizer = OptimizerState(model)
         self._metrics = [jnp.zeros_like(v.value) for v in model.metrics_variables]
-        tracker = model._compile_loss.tracker
-        self._data_total = _position(tracker.total, model.metrics_variables)
         self._programs: dict[Any, Any] = {}
         self._starts: dict[int, list[NDArray[Any]]] = {}
 
@@ -234,30 +232,33 @@ class Lanes:
                 place.charge(None)
 
     def _gradients(self, state: State, charged: Arrays, rows: Rows) -> tuple[Arrays, Arrays, Any]:
-        """Return the gradients, the non-trainable state and (objective, data loss), means over the rows."""
+        """Return the gradients, the non-trainable state and what is added to ``sums``."""
 
         def objective(trainable: Arrays, rest: Arrays, optimizer: Arrays, charged: Arrays, rows: Rows) -> Any:
             parts = (trainable, rest, self._metrics, optimizer)
-            found, (objective, _, rest, metrics) = self._objective(parts, charged, rows, training=True)
-            data_loss = metrics[self._data_total] / rows.y.shape[0]
-            return found, (rest, jnp.stack([objective, data_loss]))
+            found, (objective, _, rest, _) = self._objective(parts, charged, rows, training=True)
+            n = jnp.float32(rows.y.shape[0])
+            data_loss = self.model._compile_loss.taken()
+            # Not the difference of two sums: the penalty of an arm without one is exactly 0.
+            penalty = objective - data_loss
+            return found, (rest, jnp.stack([penalty * n, data_loss * n, n]))
 
         function = lowered(objective) if self.lowering.rewritten else objective
         given = (state.non_trainable, state.optimizer, charged, rows)
-        (_, (rest, means)), gradients = jax.value_and_grad(function, has_aux=True)(state.trainable, *given)
-        return gradients, rest, means
+        (_, (rest, sums)), gradients = jax.value_and_grad(function, has_aux=True)(state.trainable, *given)
+        return gradients, rest, sums
 
     def _step(self, state: State, charged: Arrays, rows: Rows) -> State:
         """Train one lane on one batch."""
         n, micro = rows.y.shape[0], self.lowering.micro
         if micro and n > micro and n % micro == 0:
-            gradients, rest, means = self._in_micro_batches(state, charged, rows, n // micro)
+            gradients, rest, sums = self._in_micro_batches(state, charged, rows, n // micro)
         else:
-            gradients, rest, means = self._gradients(state, charged, rows)
+            gradients, rest, sums = self._gradients(state, charged, rows)
         trainable, optimizer = self.model.optimizer.stateless_apply(
             state.optimizer, gradients, state.trainable
         )
-        return State(list(trainable), list(rest), list(optimizer), state.sums + n * jnp.append(means, 1.0))
+        return State(list(trainable), list(rest), list(optimizer), state.sums + sums)
 
     def _in_micro_batches(
         self, state: State, charged: Arrays, rows: Rows, parts: int
@@ -265,13 +266,13 @@ class Lanes:
         cut = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), rows)
 
         def add(carry: Any, part: Rows) -> Any:
-            gradients, rest, means = carry
+            gradients, rest, sums = carry
             more, rest, others = self._gradients(state._replace(non_trainable=rest), charged, part)
-            return (jax.tree.map(jnp.add, gradients, more), rest, means + others), None
+            return (jax.tree.map(jnp.add, gradients, more), rest, sums + others), None
 
-        start = ([jnp.zeros_like(w) for w in state.trainable], state.non_trainable, jnp.zeros(2))
-        (gradients, rest, means), _ = lax.scan(add, start, cut)
-        return [g / parts for g in gradients], rest, means / parts
+        start = ([jnp.zeros_like(w) for w in state.trainable], state.non_trainable, jnp.zeros(3))
+        (gradients, rest, sums), _ = lax.scan(add, start, cut)
+        return [g / parts for g in gradients], rest, sums
 
     def _test(self, metrics: Arrays, trainable: Arrays, rest: Arrays, charged: Arrays, rows: Rows) -> Arrays:
         """Update one lane's metrics on one batch, in inference mode."""
@@ -385,10 +386,6 @@ def _places(model: Any, plans: Mapping[str, Plan]) -> tuple[_Place, ...]:
         if holder is not None:
             found.append(_Place(path, target, holder, tuple(each)))
     return tuple(found)
-
-
-def _position(variable: Any, among: Sequence[Any]) -> int:
-    return next(i for i, other in enumerate(among) if other is variable)
 
 
 def _averages(optimizer: Any) -> bool:

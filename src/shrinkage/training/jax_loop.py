@@ -179,8 +179,8 @@ class JaxLoop:
     def _values(self, state: State, charged: Any, cohort: Cohort) -> dict[str, NDArray[Any]]:
         """Return everything that is recorded of an epoch, seeds × cells."""
         sums, split = np.asarray(state.sums), self.task.splits[cohort.split]
-        loss, data_loss = sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2]
-        values = {"loss": loss, "data_loss": data_loss, "penalty": loss - data_loss}
+        penalty, data_loss = sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2]
+        values = {"loss": data_loss + penalty, "data_loss": data_loss, "penalty": penalty}
         for name, index in (("train", split.seen), ("val", split.validation)):
             found = self._evaluate(state, charged, index, sums.shape[:2])
             values |= {f"{name}_{metric}": value for metric, value in found.items()}

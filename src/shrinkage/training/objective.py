@@ -168,11 +168,13 @@ class MeasuredLoss:
 
     def __init__(self, inner: Any, shown: bool = True) -> None:
         self.inner, self.shown = inner, shown
+        self._latest: Any = None
         self.tracker = (keras.metrics.Mean if shown else _Unshown)(name="data_loss")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the data loss of a batch."""
         value = self.inner(y_true, y_pred, sample_weight)
+        self._latest = value
         first = keras.tree.flatten(y_pred)[0]
         self.tracker.update_state(value, sample_weight=keras.ops.shape(first)[0] if len(first.shape) else 1)
         return value
@@ -181,6 +183,11 @@ class MeasuredLoss:
     def metrics(self) -> list[Any]:
         """The metrics of the compiled loss (of several outputs, each one's loss), and the mean."""
         return [*self.inner.metrics, self.tracker]
+
+    def taken(self) -> Any:
+        """Return the data loss of the latest batch, once, within the trace that computed it."""
+        value, self._latest = self._latest, None
+        return value
 
     def mean(self) -> float:
         """Return the mean since Keras reset its metrics; NaN if the loss was never asked for."""
