@@ -178,7 +178,7 @@ class JaxLoop:
 
     def _values(self, state: State, charged: Any, cohort: Cohort) -> dict[str, NDArray[Any]]:
         """Return everything that is recorded of an epoch, seeds × cells."""
-        sums, split = np.asarray(state.sums), self.task.splits[cohort.split]
+        sums, split = np.asarray(state.sums, np.float64), self.task.splits[cohort.split]
         penalty, data_loss = sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2]
         values = {"loss": data_loss + penalty, "data_loss": data_loss, "penalty": penalty}
         for name, index in (("train", split.seen), ("val", split.validation)):
