@@ -269,3 +269,5 @@ def test_the_best_constant_of_a_regression_is_the_mean(rng):
 def test_other_losses_say_nothing(rng):
     assert best_guess("huber", rng.normal(size=10)) is None
     assert best_guess("binary_crossentropy", rng.random(10)) is None
+    assert best_guess("binary_crossentropy", np.array([[1, 1, 0], [0, 1, 0]])) is None  # several labels a row
+    assert best_guess("categorical_focal_crossentropy", np.eye(3)) is None

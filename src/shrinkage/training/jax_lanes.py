@@ -121,7 +121,7 @@ class Lanes:
         model = self.model
         parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
         state = State(*([v.value for v in part] for part in parts), jnp.zeros(3))  # type: ignore[call-arg]
-        charged = [c[0] for c in self.coefficients([next(iter((arm, 1.0) for arm in self._plans))])]
+        charged = [c[0] for c in self.coefficients([(next(iter(self._plans)), 1.0)])]
         rows = Rows(*map(jnp.asarray, self.task.batch(np.zeros(self.task.batch_size, np.intp))))
 
         def forward(state: State, charged: Arrays, rows: Rows) -> Any:

@@ -14,6 +14,12 @@ from shrinkage.recipe.flow import commutes
 
 # What Keras's compile takes besides its losses' names, and chooses a crossentropy for.
 _SHORT = ("crossentropy", "ce")
+_ENTROPIES = (
+    *_SHORT,
+    "binary_crossentropy",
+    "categorical_crossentropy",
+    "sparse_categorical_crossentropy",
+)
 _PROBABILITIES = (
     keras.activations.softmax,
     keras.activations.sigmoid,
@@ -104,9 +110,9 @@ def best_guess(loss: Any, y: Any) -> float | None:
     name = loss if isinstance(loss, str) else getattr(loss, "name", "")
     if name in ("mse", "mean_squared_error"):
         return float(np.mean(np.var(y.reshape(len(y), -1), axis=0)))
-    if not name.endswith(("crossentropy", "ce")) or not set(np.unique(y)) <= set(range(y.size)):
-        return None
     one_hot = y.ndim == 2 and y.shape[1] > 1
+    if name not in _ENTROPIES or not np.all(y == np.round(y)) or (one_hot and not np.all(y.sum(1) == 1)):
+        return None
     shares = y.mean(0) if one_hot else np.unique(y, return_counts=True)[1] / len(y)
     shares = shares[shares > 0]
     return float(-np.sum(shares * np.log(shares)))
