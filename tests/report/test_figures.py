@@ -158,6 +158,17 @@ def test_a_diverged_strength_has_a_cross_at_the_top_and_interrupts_the_line():
     assert sum(len(line.get_xdata()) for line in lines(ax, "_trials")) == len(frame) - 2
 
 
+def test_a_stopped_strength_has_a_triangle_at_the_bottom_and_no_dots():
+    frame, curves = study(["none", "l1", "l2"])
+    frame.loc[(frame["arm"] == "l1") & (frame["strength"] == 1e-2), "state"] = "stopped"
+    ax = drawn(frame, curves)
+    (triangle,) = lines(ax, "_stopped")
+    assert (triangle.get_marker(), round(math.log10(triangle.get_xdata()[0]))) == ("v", -2)
+    assert 0 < triangle.get_ydata()[0] < 0.1
+    assert np.isnan(lines(ax, "l1")[0].get_ydata()).tolist() == [False, False, True]
+    assert sum(len(line.get_xdata()) for line in lines(ax, "_trials")) == len(frame) - 3
+
+
 def test_one_seed_has_no_bars_and_no_one_se_mark():
     ax = drawn(*study(["none", "l2"], seeds=1))
     assert lines(ax, "_one_se") == []

@@ -176,6 +176,27 @@ def test_a_diverged_cell_takes_no_part():
     assert (choice.strength, choice.one_se_strength, choice.ineligible) == (0.1, 0.3, 2)
 
 
+def test_a_stopped_cell_takes_no_part_but_was_tried():
+    frame = trials(
+        {"none": {None: [1.0, 1.0]}, "l2": {0.1: [0.5, 0.5], 0.2: [0.4, 0.4], 0.3: [0.1, 0.1]}}, seeds=2
+    )
+    frame.loc[(frame["arm"] == "l2") & (frame["strength"] == 0.3), "state"] = "stopped"
+    frame.loc[(frame["arm"] == "l2") & (frame["strength"] == 0.1), "state"] = "stopped"
+    summary = summary_of(frame)
+    found = summary.arm("l2")
+    assert (found.selection.strength, found.selection.edge) == (0.2, None)
+    assert (found.selection.stopped, found.selection.ineligible, found.diverged) == (2, 0, 0)
+    assert [(cell.stopped, cell.eligible, cell.val_data_loss.n) for cell in found.cells] == [
+        (2, False, 0),
+        (0, True, 2),
+        (2, False, 0),
+    ]
+    assert "l2: 2 strengths were stopped at a rung; the chosen and the 1-SE strength are of the 1 " in str(
+        found.notes
+    )
+    assert any(note.startswith("4 of 8 trials were stopped at a rung") for note in summary.notes)
+
+
 def test_an_arm_whose_every_cell_diverged_has_no_choice():
     choice = choice_of({0.1: [NAN, 1.0, 1.0], 0.2: [NAN] * 3})
     assert (choice.chosen, choice.strength, choice.one_se, choice.edge, choice.ineligible) == (

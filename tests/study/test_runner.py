@@ -426,14 +426,14 @@ def test_an_empty_table_has_its_columns(bench, expected):
 
 def test_a_failure_in_training_is_one_sentence_and_loses_nothing(bench, expected, tmp_path, monkeypatch):
     loop, path = type(bench.loop), tmp_path / "run"
-    train = loop._train
+    advance = loop.advance
 
-    def broken(self, first, *rest):  # a lane, or a cohort of them
-        if any(lane.arm == "L1" for lane in getattr(first, "lanes", (first,))):
+    def broken(self, cohort, *rest):
+        if any(lane.arm == "L1" for lane in cohort.lanes):
             raise ValueError("Shapes do not fit\nin a long story")
-        return train(self, first, *rest)
+        return advance(self, cohort, *rest)
 
-    monkeypatch.setattr(loop, "_train", broken)
+    monkeypatch.setattr(loop, "advance", broken)
     with pytest.raises(TrainingError) as caught:
         run(bench, path)
     assert str(caught.value) == "Training failed with ValueError: Shapes do not fit"
@@ -594,6 +594,33 @@ def test_early_stopping_keeps_the_best_epoch(blobs, tmp_path):
         bench.trials[0].lane, place.read_weights(row["key"]), blobs.x_train[held_out], blobs.y_train[held_out]
     )
     assert scored["data_loss"] == pytest.approx(row["val_data_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("loop", ["auto", "keras"])
+def test_halving_ends_with_the_same_bits_whenever_it_is_killed(blobs, tmp_path, loop):
+    grid = {"name": "L2", "recipe": "Dense: kernel = l2(strength)", "strengths": [1e-3, 1e-2, 0.1, 1.0, 3.0]}
+    training = {**FIELDS["training"], "epochs": 4, "loop": loop}
+    changes = {"arms": [grid], "training": training, "strategy": "halving"}
+    bench = runner.prepare(spec(**changes, rungs=[1, 2]), blobs, False)
+    watch = Watch()
+    run(bench, tmp_path / "whole", watch)
+    expected = contents(bench, tmp_path / "whole")
+    frame = expected["frame"].groupby(["arm", "strength"], dropna=False, sort=True)[["state", "epochs"]]
+    ended = [(state, epochs) for (state, epochs), *_ in (cell.to_numpy() for _, cell in frame)]
+    assert sorted(ended) == [("complete", 4)] * 2 + [("stopped", 1)] * 3 + [("stopped", 2)]
+    assert not (tmp_path / "whole" / "checkpoints").exists()
+    stored = TrialStore(tmp_path / "whole", None, bench.spec.name)._study.get_trials()
+    assert {t.state.name: sorted(t.intermediate_values) for t in stored if t.state.name == "COMPLETE"} == {
+        "COMPLETE": [1, 2]
+    }
+    assert {t.state.name for t in stored} == {"COMPLETE", "PRUNED"}
+    for kill in range(1, len(watch.events), 5):
+        path = tmp_path / f"killed{kill}"
+        with pytest.raises(Crash):
+            run(bench, path, Watch(lambda event, count, kill=kill: count == kill))
+        run(bench, path)
+        if keras.backend.backend() == "jax":
+            assert_same(contents(bench, path), expected)
 
 
 def test_arms_of_one_seed_share_initial_weights_data_order_and_dropout(blobs, tmp_path):

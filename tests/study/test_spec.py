@@ -253,6 +253,11 @@ BAD = {
     "all for validation": (top("validation = 1.0\n"), "validation must be < 1", "1.0"),
     "none for validation": (top("validation = 0\n"), "validation must be > 0"),
     "one fold": (top("folds = 1\n"), "folds must be ≥ 2", "1"),
+    "rungs of a grid": (top("rungs = [1, 2]\n"), "rungs", 'strategy = "halving"'),
+    "rungs that descend": (top('strategy = "halving"\nrungs = [4, 2]\n'), "rungs", "ascend", "[4, 2]"),
+    "rungs past the end": (top('strategy = "halving"\nrungs = [2, 20]\n'), "rungs", "20 epochs"),
+    "no rung": (top('strategy = "halving"\nrungs = []\n'), "rungs", "ascend"),
+    "strategy": (top('strategy = "halfing"\n'), "strategy", "halving"),
     "both": (top("validation = 0.2\nfolds = 3\n"), "validation", "folds", "not both"),
     "no seeds": (top("seeds = 0\n"), "seeds", "1 to 10,000", "0"),
     "negative seeds": (top("seeds = -3\n"), "seeds", "-3"),
@@ -466,3 +471,12 @@ def test_reading_a_missing_file_loads_no_keras(run_python, tmp_path):
     )
     (tmp_path / "bad.toml").write_text("data =")
     assert json.loads(run_python(code, tmp_path / "none.toml", tmp_path / "bad.toml")) == []
+
+
+@pytest.mark.parametrize(("epochs", "stops"), [(2, (1,)), (6, (1, 2)), (20, (2, 6)), (90, (10, 30))])
+def test_rungs_are_at_a_ninth_and_a_third(epochs, stops):
+    fields = {"data": "digits", "model": "shrinkage.models:mlp", "arms": [], "strategy": "halving"}
+    assert StudySpec.parse({**fields, "training": {"epochs": epochs}}).stops == stops
+    assert StudySpec.parse({**fields, "strategy": "grid", "training": {"epochs": epochs}}).stops == ()
+    with pytest.raises(SpecError, match="at least 2 epochs"):
+        StudySpec.parse({**fields, "training": {"epochs": 1}})

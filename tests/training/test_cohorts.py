@@ -36,7 +36,11 @@ def test_all_cohorts_fit_one_program(size, most, mix):
 
 @given(grids, st.integers(1, 20))
 def test_lanes_of_one_seed_read_the_same_rows(size, most):
-    assert all(len(set(c.seeds)) == 1 for c in cohorts(grid(*size), most, False))
+    cells = size[0]
+    found = cohorts(grid(*size), most, False)
+    assert (
+        all(len(set(c.seeds)) == 1 for c in found) or 2 * cells <= most
+    )  # where one seed fills less than half
 
 
 @given(grids, st.integers(1, 20), st.booleans())

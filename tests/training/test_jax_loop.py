@@ -18,6 +18,7 @@ import jax
 from shrinkage.errors import TrainingError
 from shrinkage.recipe import Recipe
 from shrinkage.training import jax_loop
+from shrinkage.training.checkpoint import Memory
 from shrinkage.training.choose import (
     Choice,
     Lowering,
@@ -273,19 +274,6 @@ def test_rows_that_come_piece_by_piece_change_nothing(monkeypatch):
     assert {k: bits(v) for k, v in trained(JaxLoop(task(), LANES, Choice(4))).items()} == {
         k: bits(v) for k, v in whole.items()
     }
-
-
-class Memory(dict):  # type: ignore[type-arg]
-    """A shelf in memory."""
-
-    def read(self, name: str) -> Any:
-        return self.get(name)
-
-    def write(self, name: str, arrays: Any) -> None:
-        self[name] = dict(arrays)
-
-    def remove(self, name: str) -> None:
-        self.pop(name, None)
 
 
 @pytest.mark.parametrize("patience", [None, 2])

@@ -83,7 +83,8 @@ def draw_validation(
     Every trial is a dot, and arms stand side by side around their λ. Means are joined by a line, with a
     bar of ± one standard error. An arm without a strength is a horizontal line with a band, its trials
     at the left edge. The chosen λ is a large filled marker, the 1-SE λ an open ring; a λ with a diverged
-    trial has a cross at the top and interrupts the line.
+    trial has a cross at the top, one stopped at a rung a triangle at the bottom, and both interrupt the
+    line. Stopped trials have no dots: they were trained for less.
 
     Parameters
     ----------
@@ -203,6 +204,8 @@ def _draw_by_strength(
         ax.plot(np.full(len(dots), at), dots, **_dot(style), label="_trials")
         if cell.diverged:
             _cross(ax, float(at), style, place, ax.get_xaxis_transform())
+        elif cell.stopped:
+            _triangle(ax, float(at), style, place, ax.get_xaxis_transform())
     marks = ((arm.selection.one_se, _one_se_mark(style)), (arm.selection.chosen, _chosen_mark(style)))
     for marked, look in marks:
         if marked is not None and marked.strength is not None:
@@ -214,7 +217,7 @@ def _scale(measure: ValMeasure) -> float:
 
 
 def _finite(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    values = rows[column].to_numpy(np.float64)
+    values = rows.loc[rows["state"] != "stopped", column].to_numpy(np.float64)
     return np.asarray(values[np.isfinite(values)])
 
 
@@ -241,6 +244,13 @@ def _cross(ax: Axes, x: float, style: Style, place: int, transform: object) -> N
     ax.plot([x], [y], label="_diverged", **look)
 
 
+def _triangle(ax: Axes, x: float, style: Style, place: int, transform: object) -> None:
+    """Mark a stopped cell at the bottom edge, arms one above the other."""
+    look: dict[str, Any] = {"linestyle": "none", "color": style.colour, "transform": transform, "zorder": 6}
+    look |= {"marker": "v", "markersize": 5, "markerfacecolor": "none"}
+    ax.plot([x], [0.025 + 0.03 * (place % 12)], label="_stopped", **look)
+
+
 def _legend_entries(summary: Summary) -> tuple[list[Line2D], list[str]]:
     from matplotlib.lines import Line2D
 
@@ -264,6 +274,9 @@ def _legend_entries(summary: Summary) -> tuple[list[Line2D], list[str]]:
     if any(arm.diverged for arm in summary.arms):
         handles.append(Line2D([], [], color="0.35", linestyle="none", marker="x", ms=6, mew=1.6))
         labels.append("a trial diverged")
+    if any(cell.stopped and not cell.diverged for arm in summary.arms for cell in arm.cells):
+        handles.append(Line2D([], [], color="0.35", linestyle="none", marker="v", ms=5, mfc="none"))
+        labels.append("stopped at a rung")
     return handles, labels
 
 

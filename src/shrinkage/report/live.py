@@ -96,7 +96,11 @@ class Live:
                 self.say(f"{_name(trial)} diverged at epoch {result.best}.")
             return
         loss = f"validation data loss {result.values['val_data_loss']:.4f}"
-        shown = f"diverged at epoch {result.best}" if result.state == "diverged" else loss
+        shown = {
+            "complete": loss,
+            "stopped": f"stopped after epoch {len(result.records)}, {loss}",
+            "diverged": f"diverged at epoch {result.best}",
+        }[result.state]
         self._line(f"{self._done}/{self._total}  {_name(trial)}: {shown}")
 
     def _line(self, text: str) -> None:

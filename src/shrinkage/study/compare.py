@@ -261,6 +261,7 @@ def summarise(
             tested=max((sum(d.test.n > 1 for d in of.values()) for of in found.values()), default=0),
             trials=len(frame),
             diverged=sum(cell.diverged for cell in table),
+            stopped=sum(cell.stopped for cell in table),
             ragged=sum(cell.trials < fullest for cell in table),
         ),
     )

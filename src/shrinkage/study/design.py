@@ -69,6 +69,7 @@ def _key(
         "validation": None if spec.folds else spec.holdout,
         "initial": spec.initial,
         "training": spec.training.model_dump(mode="json"),
+        "rungs": spec.stops,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

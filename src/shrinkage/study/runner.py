@@ -106,6 +106,7 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         epochs=training.epochs,
         batch_size=training.batch_size,
         early_stopping=training.early_stopping,
+        rungs=spec.stops,
         fresh=spec.initial == "fresh",
         scaled=data.scaled,
     )
@@ -185,11 +186,12 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     _decide(bench, directory, observer, bool(todo))
     left = Counter(trial.cell for trial in todo)
     for trial, result in _trained(bench, todo, observer):
-        _store(trial, result, directory, store)
+        _store(bench, trial, result, directory, store)
         observer.trial(trial, result)
         left[trial.cell] -= 1
         if not left[trial.cell]:
             _prune(bench, directory, store)
+    directory.checkpoints.clear()
     finished = store.finished()
     scores = _score(bench, directory, frame(spec, finished, {}), observer)
     summary = answer(bench, directory, frame(spec, finished, scores))
@@ -257,12 +259,14 @@ def _digest(spec: StudySpec, trials: tuple[Trial, ...]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
-def _store(trial: Trial, result: Result, directory: RunDirectory, store: TrialStore) -> None:
+def _store(bench: Bench, trial: Trial, result: Result, directory: RunDirectory, store: TrialStore) -> None:
     rows = [{"epoch": r.epoch, **r.values} for r in result.records]
     directory.write_curve(trial, rows)
     if result.state == "complete":
         directory.write_weights(trial.key, result.weights)
-    store.add(trial, result.state, {"epochs": result.best, **result.values})
+    at_rungs = [result.records[epoch - 1] for epoch in bench.spec.stops if epoch <= len(result.records)]
+    rungs = {record.epoch: record.values["val_data_loss"] for record in at_rungs}
+    store.add(trial, result.state, {"epochs": result.best, **result.values}, rungs)
 
 
 def _prune(bench: Bench, directory: RunDirectory, store: TrialStore) -> None:

@@ -16,7 +16,7 @@ from shrinkage.study.summary import Cell, Edge, Over, Recommendation, Selection
 
 _KEYS = ("arm", "strength", "seed", "fold")
 _NEEDED = (*_KEYS, "state", "val_data_loss")
-_STATES = {"complete", "diverged"}
+_STATES = {"complete", "stopped", "diverged"}
 
 
 def trials_at(frame: pd.DataFrame, arm: str, strength: float | None) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def check_frame(frame: pd.DataFrame) -> Over:
         raise ValueError("a frame of trials needs at least one row")
     unknown = sorted(set(frame["state"].astype(str)) - _STATES)
     if unknown:
-        raise ValueError(f"unknown state {', '.join(unknown)}: a trial is complete or diverged")
+        raise ValueError(f"unknown state {', '.join(unknown)}: a trial is complete, stopped or diverged")
     twice = frame[frame.duplicated(list(_KEYS))]
     if not twice.empty:
         one = ", ".join(f"{key} {twice.iloc[0][key]}" for key in _KEYS)
@@ -92,7 +92,8 @@ def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
     Without folds, means and standard errors are over seeds. With folds, seeds are averaged within each
     fold first, and means and standard errors are over folds: the seeds of a fold share its data, so
     they aren't independent repeats. A trial counts as diverged where its state says so or its
-    validation data loss is not finite; it makes its cell ineligible and is left out of the means.
+    validation data loss is not finite. A diverged trial, and one stopped at a rung, makes its cell
+    ineligible and is left out of the means.
 
     Parameters
     ----------
@@ -128,7 +129,9 @@ def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
 
 
 def _cell(rows: pd.DataFrame, arm: str, strength: float | None, over: Over) -> Cell:
-    well = (rows["state"] == "complete").to_numpy() & np.isfinite(rows["val_data_loss"].to_numpy(np.float64))
+    finite = np.isfinite(rows["val_data_loss"].to_numpy(np.float64))
+    stopped = (rows["state"] == "stopped").to_numpy() & finite
+    well = (rows["state"] == "complete").to_numpy() & finite
     good = rows[well]
 
     def over_units(column: str) -> Estimate:
@@ -145,7 +148,8 @@ def _cell(rows: pd.DataFrame, arm: str, strength: float | None, over: Over) -> C
         strength=strength,
         over=over,
         trials=len(rows),
-        diverged=int((~well).sum()),
+        diverged=int((~well & ~stopped).sum()),
+        stopped=int(stopped.sum()),
         eligible=bool(well.all()),
         epochs=over_units("epochs"),
         train_data_loss=over_units("train_data_loss"),
@@ -163,7 +167,7 @@ def select(cells: Sequence[Cell]) -> dict[str, Selection]:
     The chosen strength has the lowest mean validation data loss; of equal means the largest strength
     wins. The 1-SE strength is the largest strength of the same arm whose mean is at most
     :math:`m + se`, with the mean :math:`m` and the standard error :math:`se` *of the chosen cell* [1]_;
-    it is never below the chosen one. Cells with a diverged trial take no part.
+    it is never below the chosen one. Cells with a diverged or stopped trial take no part.
 
     Parameters
     ----------
@@ -214,7 +218,8 @@ def _select_one(arm: str, cells: Sequence[Cell]) -> Selection:
         one_se=one_se,
         threshold=threshold,
         edge=edge,
-        ineligible=len(cells) - len(eligible),
+        ineligible=sum(cell.diverged > 0 for cell in cells),
+        stopped=sum(cell.stopped > 0 for cell in cells),
     )
 
 

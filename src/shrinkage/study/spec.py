@@ -167,7 +167,16 @@ class Training(_Part):
 
 
 class StudySpec(_Part):
-    """A whole study, as ``study.toml`` holds it."""
+    """A whole study, as ``study.toml`` holds it.
+
+    Parameters
+    ----------
+    strategy
+        ``"grid"``: every strength is trained to the end; ``"halving"``: after each of ``rungs`` only the best
+        third of each arm's strengths goes on.
+    rungs
+        Epochs after which strengths are stopped, ascending; by default after a ninth and a third of them.
+    """
 
     name: _Name = "study"
     data: str
@@ -179,6 +188,8 @@ class StudySpec(_Part):
     folds: Annotated[int, Field(strict=True, ge=2)] | None = None
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = (0, 1, 2, 3, 4)
     training: Training = Training()
+    strategy: Literal["grid", "halving"] = "grid"
+    rungs: tuple[_Count, ...] | None = None
     arms: tuple[Arm, ...]
     storage: str | None = None
 
@@ -215,7 +226,26 @@ class StudySpec(_Part):
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be distinct, and at least one")
+        self._check_rungs()
         return self
+
+    def _check_rungs(self) -> None:
+        rungs, epochs = self.rungs, self.training.epochs
+        if self.strategy == "grid":
+            if rungs is not None:
+                raise ValueError('rungs go with strategy = "halving"; without it every strength is trained')
+        elif epochs < 2:
+            raise ValueError('strategy = "halving" needs at least 2 epochs')
+        elif rungs is not None and not (rungs and sorted({*rungs, epochs}) == [*rungs, epochs]):
+            raise ValueError(f"rungs must ascend and lie below the {epochs} epochs; got {list(rungs)}")
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The epochs after which strengths are stopped; none of a full grid."""
+        if self.strategy == "grid":
+            return ()
+        epochs = self.training.epochs
+        return self.rungs or tuple(sorted({max(1, epochs // 9), max(1, epochs // 3)}))
 
     @property
     def holdout(self) -> float:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what is stored can be read where no backend of Keras is ins
     from shrinkage.study.design import Trial
 
 _FORMAT = 1
+_STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "diverged": "FAIL"}  # ours, and Optuna's
 _LOCK = ".shrinkage-lock"  # stays, and says that a run was begun here
 _UNFINISHED = ".unfinished-"  # begins the name of what is being written
 # What a run writes, in the order in which it is removed: a kill in between leaves a directory that still
@@ -98,6 +99,7 @@ def _discard(_: object) -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -261,6 +263,10 @@ class Checkpoints:
         """Remove a checkpoint, if there is one."""
         self._file(name).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        _remove(self.path)
+
 
 class TrialStore:
     """Finished trials in an Optuna storage: parameters, state, objective and figures.
@@ -323,18 +329,24 @@ class TrialStore:
         """Remove the study from its storage."""
         optuna.delete_study(study_name=self._name, storage=self._url)
 
-    def add(self, trial: Trial, state: str, figures: Mapping[str, Any]) -> None:
-        """Store a finished trial; a diverged one is Optuna's FAIL, which needs no value."""
+    def add(
+        self, trial: Trial, state: str, figures: Mapping[str, Any], rungs: Mapping[int, float] | None = None
+    ) -> None:
+        """Store a finished trial.
+
+        A diverged one is Optuna's FAIL, which needs no value, and one stopped at a rung is PRUNED.
+        ``rungs`` are validation data losses by epoch, Optuna's intermediate values.
+        """
         space: dict[str, Any] = {"arm": optuna.distributions.CategoricalDistribution(self._arms)}
         params: dict[str, Any] = {"arm": trial.arm, "seed": trial.seed, "fold": trial.fold}
         space["seed"] = space["fold"] = optuna.distributions.IntDistribution(-1, 2**62)
         if trial.strength is not None:
             params["strength"] = trial.strength
             space["strength"] = optuna.distributions.FloatDistribution(0.0, float(np.finfo("float64").max))
-        diverged = state == "diverged"
         frozen = optuna.trial.create_trial(
-            state=optuna.trial.TrialState.FAIL if diverged else optuna.trial.TrialState.COMPLETE,
-            value=None if diverged else figures["val_data_loss"],
+            state=optuna.trial.TrialState[_STATES[state]],
+            value=None if state == "diverged" else figures["val_data_loss"],
+            intermediate_values=dict(rungs or {}),
             params=params,
             distributions=space,
             # One attribute for all figures: each is a row of its own in the database.

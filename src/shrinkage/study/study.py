@@ -53,6 +53,9 @@ class Study:
     training
         ``epochs``, ``batch_size``, ``optimizer``, ``learning_rate``, ``loss``, ``metrics``,
         ``early_stopping``, ``loop``; see :class:`shrinkage.study.spec.Training`.
+    strategy, rungs
+        ``"grid"`` trains every strength to the end. ``"halving"`` stops, after each of ``rungs`` (epochs, by
+        default a ninth and a third of them), all but the best third of each arm's strengths.
     name, model_options, initial, label, storage
         As in ``study.toml``.
     data_dir
@@ -92,6 +95,8 @@ class Study:
         folds: int | None = None,
         seeds: int | Sequence[int] = 5,
         training: dict[str, Any] | None = None,
+        strategy: str = "grid",
+        rungs: Sequence[int] | None = None,
         label: str | None = None,
         storage: str | None = None,
         data_dir: str | Path | None = None,
@@ -110,6 +115,8 @@ class Study:
             "folds": folds,
             "seeds": seeds,
             "training": {} if training is None else training,
+            "strategy": strategy,
+            "rungs": rungs,
             "arms": arms,
             "storage": storage,
         }

@@ -34,11 +34,11 @@ class Cell:
         Which cell; ``strength`` is ``None`` for an arm without one.
     over
         What the standard errors are over. Over folds, seeds are averaged within each fold first.
-    trials, diverged
-        How many trials ran, and how many of them diverged (state, or a validation data loss that is
-        not finite). The estimates are over the others.
+    trials, diverged, stopped
+        How many trials ran, how many of them diverged (state, or a validation data loss that is not
+        finite), and how many were stopped at a rung. The estimates are over the others.
     eligible
-        No trial diverged, so the cell may be chosen.
+        All trials are complete, so the cell may be chosen.
     epochs, train_data_loss, val_data_loss, val_accuracy, penalty, test_data_loss, test_accuracy
         Estimates; ``n = 0`` and NaN where nothing was measured.
     """
@@ -48,6 +48,7 @@ class Cell:
     over: Over
     trials: int
     diverged: int
+    stopped: int
     eligible: bool
     epochs: Estimate
     train_data_loss: Estimate
@@ -70,7 +71,7 @@ class Selection:
         Every strength tried, ascending; empty for an arm without one.
     chosen
         The cell with the lowest mean validation data loss (of equal ones the largest strength), or
-        ``None`` where every cell has a diverged trial.
+        ``None`` where every cell has a diverged or stopped trial.
     one_se
         The cell of the largest strength whose mean is at most ``threshold``; ``None`` without a
         choice, without strengths, or with one unit only, where the standard error does not exist.
@@ -79,8 +80,8 @@ class Selection:
     edge
         ``"lower"`` or ``"upper"`` where the chosen strength ends the grid, so that the optimum may lie
         outside; ``"only"`` where it is the only strength tried; else ``None``.
-    ineligible
-        How many cells have a diverged trial.
+    ineligible, stopped
+        How many cells have a diverged trial, and how many one that was stopped at a rung.
     """
 
     arm: str
@@ -91,6 +92,7 @@ class Selection:
     threshold: float
     edge: Edge | None
     ineligible: int
+    stopped: int
 
     @property
     def strength(self) -> float | None:

@@ -221,6 +221,12 @@ def arm_notes(choice: Selection, trials: int, diverged: int) -> tuple[str, ...]:
             f"{arm}: {diverged} of {count(trials, 'trials')} diverged; "
             f"{count(choice.ineligible, 'cells')} could not be chosen for it."
         )
+    if choice.chosen is not None and choice.stopped:
+        trained = len(choice.strengths) - choice.stopped
+        notes.append(
+            f"{arm}: {count(choice.stopped, 'strengths')} were stopped at a rung; "
+            f"the chosen and the 1-SE strength are of the {trained} trained to the end."
+        )
     if choice.chosen is not None and choice.strengths and choice.one_se is None:
         notes.append(f"{arm}: one {choice.over[:-1]} has no standard error, so there is no 1-SE strength.")
     return tuple(notes)
@@ -275,6 +281,7 @@ def study_notes(
     tested: int,
     trials: int,
     diverged: int,
+    stopped: int,
     ragged: int,
 ) -> tuple[str, ...]:
     """Say what the results of a study rest on.
@@ -289,7 +296,7 @@ def study_notes(
         n_test/n_train of the correction, or ``None``.
     tested
         How many arms were compared with the baseline by a test.
-    trials, diverged
+    trials, diverged, stopped
         Over the whole study.
     ragged
         How many cells have fewer trials than the fullest.
@@ -320,6 +327,11 @@ def study_notes(
         notes.append(
             f"{diverged} of {count(trials, 'trials')} diverged; "
             "a strength with a diverged trial can't be chosen."
+        )
+    if stopped:
+        notes.append(
+            f"{stopped} of {count(trials, 'trials')} were stopped at a rung, where other strengths of their "
+            "arm had a lower mean validation data loss."
         )
     if ragged:
         verb = "has" if ragged == 1 else "have"

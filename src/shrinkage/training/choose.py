@@ -49,7 +49,7 @@ class Choice:
     lanes
         The most lanes that one program trains.
     mix_seeds
-        Whether lanes of several seeds share a program.
+        Whether lanes of several seeds share a program also where those of one fill half of it.
     lowering
         How the step is compiled.
     """
@@ -112,11 +112,10 @@ def first_choice(
     if not on_cpu:
         return Choice(max(1, min(len(lanes), memory() // (4 * held))), mix_seeds=True, lowering=Lowering())
     most = max(1, min(_MOST, _NEAR // held, memory() // (4 * held)))
-    cells = len({(lane.arm, lane.strength) for lane in lanes})
     size = task.batch_size
     micro = next((m for m in range(_MICRO, 7, -1) if size % m == 0), 0) if size > 2 * _MICRO else 0
     cut = micro if costly and can_be_cut(task, model) else 0
-    return Choice(most, mix_seeds=2 * cells <= most, lowering=Lowering(micro=cut))
+    return Choice(most, lowering=Lowering(micro=cut))
 
 
 def alternatives(first: Choice, lanes: Sequence[Lane], costly: int) -> list[Choice]:
@@ -164,4 +163,4 @@ def make_loop(task: Task, model: Any, lanes: Sequence[Lane], name: LoopName) -> 
         return JaxLoop(task, lanes)
     if name == "jax":
         raise TrainingError(f'loop = "jax" can\'t train this study: {why}. Write loop = "auto".')
-    return KerasLoop(task, why)
+    return KerasLoop(task, lanes, why)

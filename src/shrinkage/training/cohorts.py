@@ -50,8 +50,9 @@ def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool) -> tuple[Cohort, 
     most
         How many lanes a program may train.
     mix_seeds
-        Whether lanes of different seeds may share a cohort. Lanes of one seed read the same rows at each
-        step, which is faster on a processor; more lanes fill an accelerator.
+        Whether lanes of different seeds share a cohort although one seed's would fill half of it. Lanes of
+        one seed read the same rows at each step, which is faster on a processor; more lanes fill an
+        accelerator.
     """
     asked = tuple(dict.fromkeys(lanes))
     wanted = set(asked)
@@ -59,7 +60,8 @@ def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool) -> tuple[Cohort, 
     seeds = tuple(dict.fromkeys(lane.seed for lane in asked))
     splits = tuple(dict.fromkeys(lane.split for lane in asked))
     columns = _even(cells, most)
-    rows = _even(seeds, max(1, most // len(columns[0])) if mix_seeds else 1)
+    room = max(1, most // len(columns[0]))
+    rows = _even(seeds, room if mix_seeds or 2 * len(cells) <= most else 1)
     found = []
     for split in splits:
         for row in rows:

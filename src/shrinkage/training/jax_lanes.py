@@ -140,10 +140,20 @@ class Lanes:
         starts = [self._starts[seed] for seed in seeds]
         stacked = [np.stack(each) for each in zip(*starts, strict=True)]
         spread = [np.repeat(a[:, None], cells, axis=1) for a in stacked]
+        return self.unflattened([*spread, np.zeros((len(seeds), cells, 3), np.float32)])
+
+    def like(self, seeds: int, cells: int) -> list[tuple[tuple[int, ...], Any]]:
+        """Return the shapes and dtypes of a state's arrays, in the order of its leaves."""
+        model = self.model
+        parts = [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
+        found = [((seeds, cells, *v.shape), v.dtype) for part in parts for v in part]
+        return [*found, ((seeds, cells, 3), "float32")]
+
+    def unflattened(self, leaves: Sequence[NDArray[Any]]) -> State:
+        """Return the state with these leaves."""
         n, m = len(self.model.trainable_variables), len(self.model.non_trainable_variables)
-        return State(
-            spread[:n], spread[n : n + m], spread[n + m :], np.zeros((len(seeds), cells, 3), np.float32)
-        )
+        *parts, sums = leaves
+        return State(list(parts[:n]), list(parts[n : n + m]), list(parts[n + m :]), sums)
 
     def _start(self, seed: int) -> list[NDArray[Any]]:
         model = self.model

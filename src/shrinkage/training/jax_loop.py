@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkage.errors import TrainingError
-from shrinkage.training.checkpoint import Running, Shelf, name_of, pack, unpack
+from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.choose import Choice, Lowering, alternatives, first_choice, memory
 from shrinkage.training.cohorts import Cohort, cohorts
 from shrinkage.training.initial import data_order
 from shrinkage.training.jax_lanes import Lanes, Rows, State
+from shrinkage.training.rungs import Leaves, Phase, climb
 from shrinkage.training.task import Keep, Lane, Record, Result, Task
 
 _EVALUATION_BATCH = 128
@@ -51,7 +52,7 @@ class JaxLoop:
         self.task, self.lanes = task, tuple(lanes)
         self._choice = choice
         self._keep: Keep = lambda stored, line: None
-        self._shelf: Shelf | None = None
+        self._shelf: Shelf = Memory()
         self._made: dict[Lowering, Lanes] = {}
         self._pace = _Pace()
         self._here: Rows | None = None
@@ -65,7 +66,7 @@ class JaxLoop:
 
     def decide(self, stored: Mapping[str, Any] | None, keep: Keep, shelf: Shelf | None = None) -> str:
         """Decide how lanes are run, or take what was decided before; return a line that says it."""
-        self._keep, self._shelf = keep, shelf
+        self._keep, self._shelf = keep, Memory() if shelf is None else shelf
         if stored:
             self._choice = Choice.from_json(stored)
         else:
@@ -77,17 +78,15 @@ class JaxLoop:
         left = set(lanes)
         while left:
             try:
-                for result in self._cohorts(left, on_epoch):
+                for result in climb(self.task, self, self.lanes, left, self._shelf, on_epoch):
                     left.discard(result.lane)
                     yield result
             except jax.errors.JaxRuntimeError as error:
                 self._halve(error)
 
-    def _cohorts(self, left: set[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
-        for cohort in cohorts(self.lanes, self.choice.lanes, self.choice.mix_seeds):
-            wanted = [lane for lane in cohort.lanes if lane in left]
-            if wanted:
-                yield from self._train(cohort, wanted, on_epoch)
+    def cohorts(self, lanes: Sequence[Lane]) -> Sequence[Cohort]:
+        """Return which of ``lanes`` are trained together."""
+        return cohorts(lanes, self.choice.lanes, self.choice.mix_seeds)
 
     def _halve(self, error: Exception) -> None:
         """Go on with half as many lanes a program, if it was memory that was short."""
@@ -119,51 +118,40 @@ class JaxLoop:
 
     # --- training -----------------------------------------------------------------------------------------
 
-    def _train(
-        self, cohort: Cohort, wanted: Sequence[Lane], on_epoch: Callable[[Record], None]
-    ) -> Iterator[Result]:
+    def like(self, cohort: Cohort) -> Sequence[tuple[tuple[int, ...], Any]]:
+        """Return the shapes and dtypes of a cohort's state."""
+        return self._programs().like(len(cohort.seeds), len(cohort.cells))
+
+    def advance(
+        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase
+    ) -> Callable[[], Leaves]:
+        """Train a phase of a cohort; return what gets its state."""
         task, programs = self.task, self._programs()
         charged = jax.device_put(programs.coefficients(cohort.cells))
-        state, running, done = self._begin(cohort, wanted)
+        if leaves is None:
+            state = jax.device_put(programs.initial(cohort.seeds, len(cohort.cells)))
+        else:
+            state = jax.device_put(programs.unflattened(leaves))
         saved = time.monotonic()
-        for epoch in range(done, task.epochs):
+        for epoch in range(phase.start, phase.stop):
             state = self._epoch(state, charged, cohort, epoch)
             values = self._values(state, charged, cohort)
-            weights = partial(programs.weights_of, state)
             for track in running:
                 own = {name: float(value[track.place]) for name, value in values.items()}
                 record = Record(track.lane, epoch + 1, own)
+                weights = partial(programs.weights_of, state, track.place, final=False)
                 track.add(record, task.early_stopping, weights)
-                on_epoch(record)
-            last = epoch + 1 == task.epochs
-            for track in [t for t in running if t.ended or last]:
-                yield track.result(weights)
-            running = [track for track in running if not (track.ended or last)]
+                phase.on_epoch(record)
+            running = [track for track in running if not track.ended]
             if not running:
                 break
-            if self._shelf is not None and time.monotonic() - saved > _CHECKPOINT:
-                self._shelf.write(
-                    name_of(cohort), pack(jax.device_get(jax.tree.leaves(state)), running, epoch + 1)
-                )
+            if time.monotonic() - saved > _CHECKPOINT and epoch + 1 < phase.stop:
+                phase.save(jax.device_get(jax.tree.leaves(state)), epoch + 1)
                 saved = time.monotonic()
-        if self._shelf is not None:
-            self._shelf.remove(name_of(cohort))
-
-    def _begin(self, cohort: Cohort, wanted: Sequence[Lane]) -> tuple[State, list[Running], int]:
-        """Return where a cohort starts: at its first epoch, or at its checkpoint."""
-        state = self._programs().initial(cohort.seeds, len(cohort.cells))
-        running, done = [Running(lane, cohort.place(lane)) for lane in wanted], 0
-        found = None if self._shelf is None else self._shelf.read(name_of(cohort))
-        if found is not None:
-            leaves, kept, epochs = unpack(found, cohort)
-            tracks = {track.lane: track for track in kept}
-            alike = [(a.shape, a.dtype) for a in leaves] == [
-                (a.shape, a.dtype) for a in jax.tree.leaves(state)
-            ]
-            if alike and set(wanted) <= set(tracks):
-                state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-                running, done = [tracks[lane] for lane in wanted], epochs
-        return jax.device_put(state), running, done
+        for track in running if phase.last else ():
+            if track.weights is None:
+                track.weights = programs.weights_of(state, track.place)
+        return lambda: jax.device_get(jax.tree.leaves(state))
 
     def _epoch(self, state: State, charged: Any, cohort: Cohort, epoch: int) -> State:
         train = self.task.splits[cohort.split].train

@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from shrinkage.errors import ModelError, did_you_mean
 from shrinkage.penalties import LiveStrength
 from shrinkage.recipe import Recipe, attach, bind, strip
+from shrinkage.training.checkpoint import Memory, Running, Shelf
+from shrinkage.training.cohorts import Cohort
 from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
 from shrinkage.training.objective import measure_data_loss
+from shrinkage.training.rungs import Leaves, Phase, climb
 from shrinkage.training.task import Keep, Lane, Record, Result, Task
 
 _EVALUATION_BATCH = 512
@@ -54,6 +57,12 @@ class _Compiled:
     weights: tuple[NDArray[Any], ...]
     optimizer: OptimizerState
 
+    @property
+    def variables(self) -> list[Any]:
+        """All that training changes."""
+        model = self.model
+        return [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
+
 
 class KerasLoop:
     """Trains the lanes of a task by ``model.fit``; see :class:`shrinkage.training.task.Loop`.
@@ -62,16 +71,20 @@ class KerasLoop:
     ----------
     task
         The task.
+    lanes
+        All lanes of the study, finished ones included: where there are rungs, they decide who is stopped.
     why
         Why the vectorised loop does not train it, for the line that a run says.
     """
 
-    def __init__(self, task: Task, why: str = "") -> None:
-        self.task, self._why = task, why
+    def __init__(self, task: Task, lanes: Sequence[Lane] = (), why: str = "") -> None:
+        self.task, self.lanes, self._why = task, tuple(lanes), why
         self._compiled: dict[str, _Compiled] = {}
+        self._shelf: Shelf = Memory()
 
     def decide(self, stored: Mapping[str, Any] | None, keep: Keep, shelf: Any = None) -> str:
         """There is one way to run lanes, and nothing to keep."""
+        self._shelf = Memory() if shelf is None else shelf
         why = f" ({self._why})" if self._why else ""
         return (
             f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time{why}."
@@ -79,8 +92,12 @@ class KerasLoop:
 
     def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
         """Train the lanes one after the other; yield each when it ends."""
-        for lane in lanes:
-            yield self._train(lane, on_epoch)
+        everyone = self.lanes if self.task.rungs else lanes
+        yield from climb(self.task, self, everyone, set(lanes), self._shelf, on_epoch)
+
+    def cohorts(self, lanes: Sequence[Lane]) -> Sequence[Cohort]:
+        """Return each lane by itself."""
+        return [Cohort(lane.split, (lane.seed,), ((lane.arm, lane.strength),), (lane,)) for lane in lanes]
 
     def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
         """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
@@ -99,14 +116,28 @@ class KerasLoop:
             self._compiled[arm] = _compile(self.task, self.task.recipes[arm])
         return self._compiled[arm]
 
-    def _train(self, lane: Lane, on_epoch: Callable[[Record], None]) -> Result:
-        task, compiled = self.task, self._arm(lane.arm)
-        _reset(compiled, lane, task.fresh)
-        split = task.splits[lane.split]
-        rows = _Shuffled(task, split.train, lane.seed)
-        recorder = _Recorder(task, lane, rows, on_epoch)
-        compiled.model.fit(rows, epochs=task.epochs, callbacks=[recorder], verbose=0, shuffle=False)
-        return recorder.result()
+    def like(self, cohort: Cohort) -> Sequence[tuple[tuple[int, ...], Any]]:
+        """Return the shapes and dtypes of a lane's state, with axes of one seed and one cell."""
+        variables = self._arm(cohort.lanes[0].arm).variables
+        return [((1, 1, *v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
+
+    def advance(
+        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase
+    ) -> Callable[[], Leaves]:
+        """Train a phase of a lane; return what gets its state."""
+        task, (track,) = self.task, running
+        compiled = self._arm(track.lane.arm)
+        _reset(compiled, track.lane, task.fresh)
+        for variable, value in zip(compiled.variables, leaves or (), strict=leaves is not None):
+            variable.assign(value[0, 0])
+        rows = _Shuffled(task, task.splits[track.lane.split].train, track.lane.seed)
+        recorder = _Recorder(task, track, rows, compiled, phase)
+        epochs = {"initial_epoch": phase.start, "epochs": phase.stop}
+        compiled.model.fit(rows, **epochs, callbacks=[recorder], verbose=0, shuffle=False)
+        if phase.last and track.weights is None:
+            # Read after `fit`, which may still write an average into them (EMA).
+            track.weights = tuple(compiled.model.get_weights())
+        return lambda: recorder.state
 
 
 def _compile(task: Task, recipe: Recipe) -> _Compiled:
@@ -202,14 +233,14 @@ def _evaluate(model: Any, x: Any, y: Any) -> dict[str, float]:
 class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no type information
     """Turns Keras's epochs into records, and stops a lane that diverged or no longer improves."""
 
-    def __init__(self, task: Task, lane: Lane, rows: _Shuffled, on_epoch: Callable[[Record], None]) -> None:
+    def __init__(
+        self, task: Task, track: Running, rows: _Shuffled, compiled: _Compiled, phase: Phase
+    ) -> None:
         super().__init__()
-        split = task.splits[lane.split]
-        self.task, self.lane, self.rows, self.on_epoch = task, lane, rows, on_epoch
+        split = task.splits[track.lane.split]
+        self.task, self.track, self.rows, self.compiled, self.phase = task, track, rows, compiled, phase
         self.seen, self.held_out = (task.batch(rows)[:2] for rows in (split.seen, split.validation))
-        self.records: list[Record] = []
-        self.state, self.best = "complete", 0
-        self.weights: tuple[NDArray[Any], ...] = ()
+        self.state: Leaves = ()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.rows.shuffle(epoch)
@@ -219,24 +250,10 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         values["penalty"] = values["loss"] - values["data_loss"]
         for name, (x, y) in (("train", self.seen), ("val", self.held_out)):
             values |= {f"{name}_{metric}": value for metric, value in _evaluate(self.model, x, y).items()}
-        record = Record(self.lane, epoch + 1, values)
-        self.records.append(record)
-        self.on_epoch(record)
-        if not np.isfinite([values["loss"], values["val_data_loss"]]).all():
-            self.state, self.best = "diverged", epoch + 1
-            self.model.stop_training = True
-        elif self.task.early_stopping is not None:
-            self._watch(epoch + 1, values["val_data_loss"])
-
-    def _watch(self, epoch: int, loss: float) -> None:
-        if not self.best or loss < self.records[self.best - 1].values["val_data_loss"]:
-            self.best, self.weights = epoch, tuple(self.model.get_weights())
-        elif epoch - self.best >= (self.task.early_stopping or 0):
-            self.model.stop_training = True
-
-    def result(self) -> Result:
-        last = len(self.records)
-        # Weights are read after `fit`, which may still write an average into them (EMA).
-        stopped_early = self.task.early_stopping is not None and self.state == "complete"
-        weights = self.weights if stopped_early else tuple(self.model.get_weights())
-        return Result(self.lane, self.state, self.best or last, tuple(self.records), weights)
+        record = Record(self.track.lane, epoch + 1, values)
+        self.track.add(record, self.task.early_stopping, lambda: tuple(self.model.get_weights()))
+        self.phase.on_epoch(record)
+        self.model.stop_training = self.track.ended
+        if not self.phase.last and (self.track.ended or epoch + 1 == self.phase.stop):
+            # Not after `fit`, which may put an average in the place of the weights (EMA).
+            self.state = [a[None, None] for a in _arrays(self.compiled.variables)]

@@ -59,6 +59,9 @@ class Task:
     early_stopping
         Epochs without a lower validation data loss after which a lane stops and returns to its best
         epoch; None trains to the end.
+    rungs
+        Epochs after which the worst strengths of each arm are stopped, ascending; see
+        :mod:`shrinkage.training.rungs`.
     scaled
         Turns inputs into what the model consumes (images stay uint8 until then), a batch at a time.
     weights
@@ -76,6 +79,7 @@ class Task:
     epochs: int = 10
     batch_size: int = 32
     early_stopping: int | None = None
+    rungs: tuple[int, ...] = ()
     fresh: bool = True
     scaled: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
     weights: NDArray[Any] | None = None
@@ -99,8 +103,9 @@ class Record:
 class Result:
     """A lane that has ended: its records, and the weights of the epoch that counts.
 
-    ``state`` is ``complete`` or ``diverged`` (a loss was NaN or infinite; a result, not a failure).
-    ``best`` is the epoch that counts, 1-based: the last, or the best under early stopping.
+    ``state`` is ``complete``, ``stopped`` (at a rung: other strengths of its arm were better) or ``diverged``
+    (a loss was NaN or infinite; a result, not a failure). ``best`` is the epoch that counts, 1-based: the
+    last, or the best under early stopping. Only a complete lane has weights.
     """
 
     lane: Lane

@@ -1,0 +1,229 @@
+"""Rungs: after given epochs the worst strengths of every arm stop, and the others go on where they were.
+
+This is synchronous successive halving (K. Jamieson, A. Talwalkar, "Non-stochastic Best Arm Identification
+and Hyperparameter Optimization", AISTATS 2016), within each arm: arms are compared each at its own best
+strength, so that every arm keeps one. How many strengths are left after a rung is known beforehand, and none
+is stopped before all have reached it, so that nothing depends on how fast anything was. Without rungs there
+is one phase, from the first epoch to the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkage.training.checkpoint import Running, Shelf, name_of, pack, unpack
+from shrinkage.training.cohorts import Cell, Cohort
+from shrinkage.training.task import Lane, Record, Result, Task
+
+REDUCTION = 3  # one strength in three goes on from a rung: the customary rate
+
+Leaves = Sequence[NDArray[Any]]  # a cohort's state, each with the axes seeds × cells first
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The epochs from one rung to the next, and what to call while they are trained.
+
+    Parameters
+    ----------
+    start, stop
+        The epochs before it, and those after it.
+    last
+        Whether it ends the training.
+    on_epoch
+        Called with each record.
+    save
+        Stores a cohort's state and how many epochs it has been trained: for a loop that wants a
+        checkpoint in the middle of a phase.
+    """
+
+    start: int
+    stop: int
+    last: bool
+    on_epoch: Callable[[Record], None]
+    save: Callable[[Leaves, int], None]
+
+
+class Climber(Protocol):
+    """What a loop offers to be taken from rung to rung."""
+
+    def cohorts(self, lanes: Sequence[Lane]) -> Sequence[Cohort]:
+        """Return who is trained with whom."""
+        ...
+
+    def like(self, cohort: Cohort) -> Sequence[tuple[tuple[int, ...], Any]]:
+        """Return the shapes and dtypes of a cohort's state."""
+        ...
+
+    def advance(
+        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase
+    ) -> Callable[[], Leaves]:
+        """Train a phase of a cohort, from ``leaves`` (None: from the beginning); return its state's getter.
+
+        ``running`` take each epoch's record, and after the last phase their weights.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """Where a lane's state lies after a phase."""
+
+    name: str
+    cohort: Cohort
+    track: Running
+
+
+def survivors(scores: Mapping[Cell, float], counts: Mapping[str, int], rung: int) -> set[Cell]:
+    """Return which cells go on from a rung: of every arm the best, at least one.
+
+    Parameters
+    ----------
+    scores
+        The mean validation data loss of each cell that has got to the rung; NaN counts as infinite.
+    counts
+        How many cells each arm began with.
+    rung
+        Which rung, from 0.
+
+    Examples
+    --------
+    >>> sorted(survivors({("l2", 0.1): 0.5, ("l2", 1.0): 0.4, ("none", None): 0.9}, {"l2": 2, "none": 1}, 0))
+    [('l2', 1.0), ('none', None)]
+    """
+    kept: set[Cell] = set()
+    for arm, count in counts.items():
+        ranked = sorted(
+            (math.inf if math.isnan(score) else score, place, cell)
+            for place, (cell, score) in enumerate(scores.items())
+            if cell[0] == arm
+        )
+        kept |= {cell for *_, cell in ranked[: math.ceil(count / REDUCTION ** (rung + 1))]}
+    return kept
+
+
+def climb(
+    task: Task,
+    loop: Climber,
+    lanes: Sequence[Lane],
+    wanted: set[Lane],
+    shelf: Shelf,
+    on_epoch: Callable[[Record], None],
+) -> Iterator[Result]:
+    """Train lanes from rung to rung; yield each that is wanted when it ends.
+
+    Parameters
+    ----------
+    lanes
+        All lanes of the study, finished ones included: they decide who is stopped.
+    wanted
+        Those whose results are asked for.
+    shelf
+        Where cohorts wait between phases. What lies there is taken up again.
+    """
+    alive, before = tuple(lanes), dict[Lane, _Reached]()
+    counts: dict[str, int] = {}
+    for arm, _ in dict.fromkeys((lane.arm, lane.strength) for lane in lanes):
+        counts[arm] = counts.get(arm, 0) + 1
+    stops = (*task.rungs, task.epochs)
+    for rung, (start, stop) in enumerate(zip((0, *stops), stops, strict=False)):
+        last, here = stop == task.epochs, dict[Lane, _Reached]()
+        for cohort in loop.cohorts(alive):
+            if last and not wanted.intersection(cohort.lanes):
+                continue
+            phase = Phase(start, stop, last, on_epoch, lambda leaves, epochs: None)
+            here |= yield from _through(loop, cohort, phase, wanted, before, shelf)
+        if last:
+            return
+        kept = survivors(_scores(here, task.early_stopping is not None), counts, rung)
+        for lane, reached in here.items():
+            if (lane.arm, lane.strength) not in kept and lane in wanted and not reached.track.ended:
+                yield replace(reached.track, state="stopped", weights=()).result()
+        alive = tuple(lane for lane in alive if (lane.arm, lane.strength) in kept)
+        before = here
+
+
+def _through(
+    loop: Climber,
+    cohort: Cohort,
+    phase: Phase,
+    wanted: set[Lane],
+    before: Mapping[Lane, _Reached],
+    shelf: Shelf,
+) -> Generator[Result, None, dict[Lane, _Reached]]:
+    """Train one cohort for one phase; yield what is wanted and over, return where each lane got to."""
+    name = name_of(cohort, phase.start)
+    found = _read(shelf, name, cohort, loop)
+    if found is not None:
+        leaves, tracks, done = found
+    elif before:
+        leaves, tracks, done = *_gathered(cohort, before, shelf), phase.start
+    else:
+        leaves, tracks, done = None, [Running(lane, cohort.place(lane)) for lane in cohort.lanes], 0
+    running = [t for t in tracks if not t.ended and (not phase.last or t.lane in wanted)]
+    if running and done < phase.stop:
+
+        def save(state: Leaves, epochs: int) -> None:
+            shelf.write(name, pack(state, tracks, epochs))
+
+        state = loop.advance(cohort, leaves, running, replace(phase, start=done, save=save))
+        if not phase.last:
+            save(state(), phase.stop)
+    elif found is None and not phase.last and leaves is not None:
+        shelf.write(name, pack(leaves, tracks, phase.stop))
+    for track in tracks:
+        if track.lane in wanted and (track.ended or phase.last):
+            yield track.result()
+    if phase.last:
+        shelf.remove(name)
+    return {track.lane: _Reached(name, cohort, track) for track in tracks}
+
+
+def _read(shelf: Shelf, name: str, cohort: Cohort, loop: Climber) -> tuple[Leaves, list[Running], int] | None:
+    """Return what lies on the shelf, if it is of this cohort and of the loop's present state."""
+    stored = shelf.read(name)
+    if stored is None:
+        return None
+    leaves, tracks, done = unpack(stored, cohort)
+    alike = [(a.shape, a.dtype) for a in leaves] == [(shape, np.dtype(d)) for shape, d in loop.like(cohort)]
+    return (leaves, tracks, done) if alike and {t.lane for t in tracks} == set(cohort.lanes) else None
+
+
+def _gathered(
+    cohort: Cohort, before: Mapping[Lane, _Reached], shelf: Shelf
+) -> tuple[list[NDArray[Any]], list[Running]]:
+    """Return a new cohort's state, from wherever its lanes were in the phase before."""
+    files: dict[str, Leaves] = {}
+    for lane in cohort.lanes:
+        reached = before[lane]
+        if reached.name not in files:
+            stored = shelf.read(reached.name)
+            assert stored is not None, "a rung's state was removed while it was needed"
+            files[reached.name] = unpack(stored, reached.cohort)[0]
+
+    def at(seed: int, cell: Cell) -> tuple[str, tuple[int, int]]:
+        # A place of the block that no lane of the study has may hold anything: nobody reads it.
+        reached = before.get(Lane(*cell, seed, cohort.split), before[cohort.lanes[0]])
+        return reached.name, reached.track.place
+
+    places = [[at(seed, cell) for cell in cohort.cells] for seed in cohort.seeds]
+    count = len(next(iter(files.values())))
+    leaves = [
+        np.stack([np.stack([files[name][i][place] for name, place in row]) for row in places])
+        for i in range(count)
+    ]
+    return leaves, [replace(before[lane].track, place=cohort.place(lane)) for lane in cohort.lanes]
+
+
+def _scores(here: Mapping[Lane, _Reached], early_stopping: bool) -> dict[Cell, float]:
+    """Return each cell's mean validation data loss, at the best epochs so far under early stopping."""
+    found: dict[Cell, list[float]] = {}
+    for lane, reached in here.items():
+        found.setdefault((lane.arm, lane.strength), []).append(reached.track.score(early_stopping))
+    return {cell: math.fsum(of) / len(of) for cell, of in found.items()}
