@@ -43,14 +43,17 @@ def in_a_hurry():
 
 def a_layer(dice: np.random.Generator) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
     """Draw a layer and the shape of its input."""
-    name = str(dice.choice(CONVOLUTIONS + POOLS))
+    name = str(dice.choice((*CONVOLUTIONS, *POOLS, "Dense")))
+    if name == "Dense":
+        shape = tuple(int(n) for n in dice.integers(1, 9, int(dice.integers(2, 5))))
+        return layers.Dense(int(dice.integers(1, 9))), shape, {"name": name}
     rank = int(next(c for c in name if c.isdigit()))
     least = {1: 7, 2: 6, 3: 5}[rank]
     shape = [int(n) for n in dice.integers(least, least + 5, rank)]
     options: dict[str, Any] = {"padding": str(dice.choice(["same", "valid"]))}
     first = dice.random() < 0.2 and "Pool" in name
     options["data_format"] = "channels_first" if first else "channels_last"
-    channels = int(dice.integers(1, 5))
+    channels = int(dice.choice([1, 2, 3, 4, 8, 9]))  # few and many are multiplied in two ways
     size = [int(n) for n in dice.integers(1, 4, rank)]
     if "Pool" in name:
         options |= {

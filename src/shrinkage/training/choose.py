@@ -34,10 +34,31 @@ _ROWWISE = (
 
 @dataclass(frozen=True)
 class Lowering:
-    """How the step is compiled: convolutions rewritten or not, and rows of a micro-batch (0: the batch)."""
+    """How the step is compiled.
+
+    Parameters
+    ----------
+    rewritten
+        Whether convolutions and the like are rewritten (see :mod:`shrinkage.training.lowering`).
+    micro
+        Rows of a micro-batch; 0 for the batch as a whole.
+    emitters
+        Whether XLA emits fused loops by its newer way: faster for products alone, slower next to maps of
+        images. On a processor only.
+    """
 
     rewritten: bool = True
     micro: int = 0
+    emitters: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """XLA's options."""
+        return (
+            {}
+            if self.emitters
+            else {"xla_cpu_use_fusion_emitters": False, "xla_cpu_prefer_vector_width": 512}
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,7 @@ def first_choice(
     size = task.batch_size
     micro = next((m for m in range(_MICRO, 7, -1) if size % m == 0), 0) if size > 2 * _MICRO else 0
     cut = micro if costly and can_be_cut(task, model) else 0
-    return Choice(most, lowering=Lowering(micro=cut))
+    return Choice(most, lowering=Lowering(micro=cut, emitters=not costly))
 
 
 def alternatives(first: Choice, lanes: Sequence[Lane], costly: int) -> list[Choice]:
@@ -127,6 +148,8 @@ def alternatives(first: Choice, lanes: Sequence[Lane], costly: int) -> list[Choi
         lowerings.append(Lowering(rewritten=False))
     if first.lowering.micro:
         lowerings.append(replace(first.lowering, micro=0))
+    if not first.lowering.emitters:
+        lowerings.append(replace(first.lowering, emitters=True))
     found = [replace(first, lanes=n, lowering=how) for how in lowerings for n in counts]
     return [choice for choice in found if choice != first]
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -358,8 +359,18 @@ class Lanes:
         key = (name, tuple((a.shape, np.dtype(a.dtype)) for a in jax.tree.leaves(args)))
         if key not in self._programs:
             carried = () if name == "results" else (0,)
-            self._programs[key] = _beside(jax.jit(function, donate_argnums=carried).lower(*args).compile)
+            staged = jax.jit(function, donate_argnums=carried).lower(*args)
+            self._programs[key] = _beside(partial(_compile, staged, self.lowering.options))
         return self._programs[key](*args)
+
+
+def _compile(staged: Any, options: Mapping[str, Any]) -> Any:
+    try:
+        return staged.compile(compiler_options=dict(options))
+    except jax.errors.JaxRuntimeError as error:
+        if "option" not in str(error):
+            raise
+        return staged.compile()  # another version of XLA, which lacks one
 
 
 def _beside(work: Callable[[], Any]) -> Any:

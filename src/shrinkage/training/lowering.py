@@ -1,9 +1,10 @@
-"""Rewrites convolutions, pooling and random bits in a traced function as what XLA is fast at.
+"""Rewrites convolutions, pooling, dense products and random bits in a trace as what XLA is fast at.
 
 XLA's CPU convolution is slow inside a loop, and ``vmap`` over kernels makes it a grouped one, which is
 slower still; products of patches and kernels are neither. The rewriting takes place on the traced forward
 function, before ``grad`` and ``vmap``, so that gradients are those of the products. What it does not know
 it leaves alone: every other primitive is bound again as it stands, custom derivative rules included.
+Products have a reverse rule of their own, so a rewritten function has no forward-mode derivative.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ Rule = Callable[..., Any]  # takes a primitive's operands and parameters; NotImp
 
 
 def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of the same values and derivatives, with its convolutions and pooling rewritten.
+    """Return a function of the same values and gradients, with what :data:`RULES` knows rewritten.
 
     Parameters
     ----------
@@ -148,6 +149,10 @@ def _convolution(
         flat = kernel.reshape(area, outputs)
         found = sum(part * flat[i] for i, part in enumerate(slices))
         found = found.astype(preferred_element_type or x.dtype)
+    elif groups == 1 and inputs < _NARROW and precision is None and preferred_element_type in (None, x.dtype):
+        # Few channels side by side are slow to copy; rows of whole maps are not.
+        rows = [jnp.moveaxis(part, -1, 0).reshape(inputs, -1) for part in slices]
+        found = _from_rows(jnp.concatenate(rows), kernel.reshape(area * inputs, outputs))
     elif groups == 1:
         patches = (slices[0] if area == 1 else jnp.concatenate(slices, -1)).reshape(-1, area * inputs)
         found = product(patches, kernel.reshape(area * inputs, outputs), (((1,), (0,)), ((), ())))
@@ -159,6 +164,25 @@ def _convolution(
     found = found.reshape(*size, outputs)
     out = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
     return jnp.transpose(found, tuple(int(i) for i in np.argsort(out)))
+
+
+_NARROW = 8  # channels
+
+
+@jax.custom_vjp  # type: ignore[untyped-decorator]
+def _from_rows(rows: Any, kernel: Any) -> Any:
+    """Return ``rows.T @ kernel``."""
+    return lax.dot_general(rows, kernel, (((0,), (0,)), ((), ())))
+
+
+def _from_rows_back(kept: Any, above: Any) -> Any:
+    # JAX's own rule gives the kernel's gradient transposed, at the price of a copy of the whole map.
+    rows, kernel = kept
+    of_rows = lax.dot_general(kernel, above, (((1,), (1,)), ((), ())))
+    return of_rows, lax.dot_general(rows, above, (((1,), (0,)), ((), ())))
+
+
+_from_rows.defvjp(lambda rows, kernel: (_from_rows(rows, kernel), (rows, kernel)), _from_rows_back)
 
 
 def _slices(x: Any, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Iterator[Any]:
@@ -219,18 +243,33 @@ def _max_pool(x: Any, **params: Any) -> Any:
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _first_max(x: Any, axes: tuple[int, ...]) -> Any:
     """Return the maximum over ``axes``; its derivative goes to the first of equals, as XLA's own does."""
-    return jnp.max(x, axes)
+    return reduce(jnp.maximum, _places(x, axes))
 
 
 @_first_max.defjvp  # type: ignore[untyped-decorator]
 def _first_max_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    most = jnp.max(x, axes)
+    parts = _places(x, axes)  # one comparison a place: a reduction over short axes is not vectorised
+    most = reduce(jnp.maximum, parts)
+    first = jnp.zeros(most.shape, jnp.int32)
+    for i, part in reversed(list(enumerate(parts))):
+        first = jnp.where(part == most, i, first)
     place = jnp.zeros((), jnp.int32)
     for axis in axes:
         place = place * x.shape[axis] + lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    first = jnp.min(jnp.where(x == jnp.expand_dims(most, axes), place, np.iinfo(np.int32).max), axes)
     return most, jnp.sum(jnp.where(place == jnp.expand_dims(first, axes), dx, 0), axes)
+
+
+def _places(x: Any, axes: tuple[int, ...]) -> list[Any]:
+    """Return ``x`` at each place of ``axes``, the last axis fastest."""
+    found = [x]
+    for done, axis in enumerate(sorted(axes)):
+        found = [
+            lax.index_in_dim(part, i, axis - done, keepdims=False)
+            for part in found
+            for i in range(x.shape[axis])
+        ]
+    return found
 
 
 def _sum_pool(x: Any, **params: Any) -> Any:
@@ -241,6 +280,33 @@ def _sum_pool(x: Any, **params: Any) -> Any:
 def _only_windows(params: Mapping[str, Any]) -> dict[str, Any]:
     names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
     return {name: params[name] for name in names}
+
+
+# --- dense products -------------------------------------------------------------------------------------
+
+
+def _dense(x: Any, kernel: Any, *, dimension_numbers: Any, **params: Any) -> Any:
+    plain = (((x.ndim - 1,), (0,)), ((), ()))
+    same = all(params.get(name) is None for name in ("precision", "out_sharding"))
+    typed = params.get("preferred_element_type") in (None, x.dtype) and x.dtype == kernel.dtype
+    if dimension_numbers != plain or kernel.ndim != 2 or not (same and typed):
+        return NotImplemented
+    return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@jax.custom_vjp  # type: ignore[untyped-decorator]
+def _product(x: Any, kernel: Any) -> Any:
+    return x @ kernel
+
+
+def _product_back(kept: Any, above: Any) -> Any:
+    # JAX's own rule gives the kernel's gradient transposed, and the optimizer reads it with large strides.
+    x, kernel = kept
+    of_x = lax.dot_general(above, kernel, (((1,), (1,)), ((), ())))
+    return of_x, lax.dot_general(x, above, (((0,), (0,)), ((), ())))
+
+
+_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_back)
 
 
 # --- random bits ----------------------------------------------------------------------------------------
@@ -270,6 +336,7 @@ def _mixed(x: Any) -> Any:
 
 RULES: Mapping[str, Rule] = {
     "conv_general_dilated": _convolution,
+    "dot_general": _dense,
     "reduce_window_max": _max_pool,
     "reduce_window_sum": _sum_pool,
     "random_bits": _random_bits,
