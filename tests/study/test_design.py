@@ -277,3 +277,24 @@ def test_too_few_rows_are_told(changes, y, words):
     with pytest.raises(SpecError) as caught:
         design.splits(spec(**changes), y)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_balanced_weights_are_scikit_learns(rng):
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    spec = StudySpec.parse({**FIELDS, "training": {"class_weights": "balanced"}})
+    y = rng.choice([0, 1, 3], 50, p=[0.7, 0.2, 0.1])
+    for targets in (y, np.eye(4, dtype="float32")[y]):
+        found = design.row_weights(spec, targets, 4)
+        np.testing.assert_allclose(found, compute_sample_weight("balanced", y), rtol=1e-6)
+        assert found.dtype == np.float32
+
+
+def test_weights_by_class_are_one_a_class():
+    spec = StudySpec.parse({**FIELDS, "training": {"class_weights": [1, 2.5]}})
+    assert design.row_weights(spec, np.array([1, 0, 1]), 2).tolist() == [2.5, 1, 2.5]
+    with pytest.raises(SpecError, match="2 numbers for 3 classes"):
+        design.row_weights(spec, np.array([1, 0, 2]), 3)
+    with pytest.raises(SpecError, match="regression"):
+        design.row_weights(spec, np.array([0.5, 0.1]), 0)
+    assert design.row_weights(StudySpec.parse(FIELDS), np.array([1, 0]), 2) is None

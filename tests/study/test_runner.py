@@ -596,6 +596,21 @@ def test_early_stopping_keeps_the_best_epoch(blobs, tmp_path):
     assert scored["data_loss"] == pytest.approx(row["val_data_loss"], rel=1e-6)
 
 
+def test_class_weights_and_an_arms_own_learning_rate_reach_the_training(blobs, tmp_path):
+    arms = [{"name": "slow", "recipe": "Dense: kernel = l2(1e-12)", "learning_rate": 1e-4}]
+    tables = {}
+    for name, weights in (("plain", None), ("first", [1.0, 0.0, 0.0]), ("balanced", "balanced")):
+        training = {**FIELDS["training"], **({} if weights is None else {"class_weights": weights})}
+        bench = runner.prepare(small(arms=arms, training=training), blobs, False)
+        run(bench, tmp_path / name)
+        tables[name] = table(bench, tmp_path / name).set_index("arm")
+    share = (blobs.y_test == 0).mean()
+    assert tables["first"].loc["none", "test_accuracy"] == pytest.approx(share)  # it learned one class alone
+    assert tables["plain"].loc["none", "test_accuracy"] > share
+    assert tables["plain"].loc["slow", "train_data_loss"] > tables["plain"].loc["none", "train_data_loss"]
+    assert tables["balanced"].loc["none", "test_accuracy"] > share
+
+
 @pytest.mark.parametrize("loop", ["auto", "keras"])
 def test_halving_ends_with_the_same_bits_whenever_it_is_killed(blobs, tmp_path, loop):
     grid = {"name": "L2", "recipe": "Dense: kernel = l2(strength)", "strengths": [1e-3, 1e-2, 0.1, 1.0, 3.0]}

@@ -253,6 +253,8 @@ BAD = {
     "all for validation": (top("validation = 1.0\n"), "validation must be < 1", "1.0"),
     "none for validation": (top("validation = 0\n"), "validation must be > 0"),
     "one fold": (top("folds = 1\n"), "folds must be ≥ 2", "1"),
+    "weights": (top('[training]\nclass_weights = "equal"\n'), "training.class_weights", "balanced"),
+    "weight": (top("[training]\nclass_weights = [1, -2]\n"), "training.class_weights[2]", "≥ 0", "-2"),
     "rungs of a grid": (top("rungs = [1, 2]\n"), "rungs", 'strategy = "halving"'),
     "rungs that descend": (top('strategy = "halving"\nrungs = [4, 2]\n'), "rungs", "ascend", "[4, 2]"),
     "rungs past the end": (top('strategy = "halving"\nrungs = [2, 20]\n'), "rungs", "20 epochs"),

@@ -181,6 +181,15 @@ def test_weights_of_rows(rng):
     assert found[LANES[0]].values["loss"] != unweighted[LANES[0]].values["loss"]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())])
+def test_an_arm_with_a_learning_rate_of_its_own(optimizer):
+    found = trained(JaxLoop(task(optimizer=optimizer, rates={"l2": 0.2}), LANES, Choice(4)))
+    assert_close(found, trained(KerasLoop(task(optimizer=optimizer, rates={"l2": 0.2}))))
+    for lane, rate in ((LANES[1], 0.2), (LANES[0], 0.05)):
+        alike = trained(JaxLoop(task(optimizer=optimizer, learning_rate=rate), LANES, Choice(4)))
+        assert bits(found[lane]) == bits(alike[lane])
+
+
 def test_frozen_weights_stay_and_are_not_charged():
     def build() -> Any:
         model = dense()

@@ -27,7 +27,7 @@ _RULES = {
     "less_than_equal": "must be ≤ {le:.10g}",
     "literal_error": "must be {expected}",
 }
-_FORMS = ("grid", "list")  # in a place, the way in which strengths are given
+_FORMS = {"strengths": ("grid", "list"), "class_weights": ("word", "list")}  # in a place: how it is given
 
 
 def complaint(error: ValidationError, source: str, known: Callable[[tuple[Any, ...]], Sequence[str]]) -> str:
@@ -64,7 +64,7 @@ def _where(place: tuple[Any, ...]) -> str:
     for before, part in zip((None, *place), place, strict=False):
         if isinstance(part, int):
             text += f"[{part + 1}]"
-        elif not (before == "strengths" and part in _FORMS) and part != "[key]":
+        elif part not in _FORMS.get(before, ()) and part != "[key]":
             text += f".{part}" if text else part
     return text
 

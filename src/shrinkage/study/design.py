@@ -63,6 +63,7 @@ def _key(
         **facts,
         "recipe": (recipe if strength is None else recipe.at(strength)).to_list(),
         "arm": arm.name,
+        "learning_rate": arm.learning_rate,
         "seed": seed,
         "fold": fold,
         "folds": spec.folds,
@@ -108,6 +109,32 @@ def _classes(y: Any) -> Any:
     if y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all():
         return y.argmax(1)
     return y.reshape(len(y), -1)[:, 0] if np.issubdtype(y.dtype, np.integer) else np.zeros(len(y), int) - 1
+
+
+def row_weights(spec: StudySpec, y: Any, classes: int) -> Any:
+    """Return how much each training row counts in the loss, (n,) float32, or None: all alike.
+
+    ``"balanced"`` is n / (K · n_c) for a class with n_c of n rows, one of K that occur (scikit-learn's).
+
+    Raises
+    ------
+    SpecError
+        If there are no classes, or another number of them.
+    """
+    asked = spec.training.class_weights
+    if asked is None:
+        return None
+    if not classes:
+        raise SpecError("training.class_weights go with classes, and these targets are a regression.")
+    class_of_row = _classes(y)
+    if asked == "balanced":
+        counts = np.bincount(class_of_row, minlength=classes)
+        by_class = len(class_of_row) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    else:
+        by_class = np.asarray(asked, float)
+        if len(by_class) != classes:
+            raise SpecError(f"training.class_weights has {len(by_class)} numbers for {classes} classes.")
+    return by_class[class_of_row].astype("float32")
 
 
 def _members(classes: Any) -> int:

@@ -103,12 +103,14 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         objective=objective,
         optimizer=training.optimizer,
         learning_rate=training.learning_rate,
+        rates={arm.name: arm.learning_rate for arm in spec.all_arms if arm.learning_rate is not None},
         epochs=training.epochs,
         batch_size=training.batch_size,
         early_stopping=training.early_stopping,
         rungs=spec.stops,
         fresh=spec.initial == "fresh",
         scaled=data.scaled,
+        weights=design.row_weights(spec, data.y_train, data.classes),
     )
     lanes = [trial.lane for trial in design.trials(spec, {})]
     loop = make_loop(task, model, lanes, training.loop)
@@ -367,7 +369,7 @@ def _save_best(bench: Bench, directory: RunDirectory, summary: Summary, finished
     apply(model, recipe if best.strength is None else recipe.at(best.strength))
     model.set_weights(list(weights))
     task = bench.loop.task
-    optimizer = make_optimizer(task.optimizer, task.learning_rate)
+    optimizer = make_optimizer(task.optimizer, task.rate(best.arm))
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
     model.optimizer.build(model.trainable_variables)  # or loading it would warn
     save_model(model, directory.models / "best.keras")

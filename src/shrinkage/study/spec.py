@@ -89,6 +89,17 @@ _Strengths = Annotated[
 ]
 
 
+_ClassWeights = Annotated[
+    Annotated[Literal["balanced"], Tag("word")]
+    | Annotated[tuple[Annotated[_Number, Field(ge=0)], ...], Tag("list")],
+    Discriminator(
+        lambda given: "word" if given == "balanced" else "list" if isinstance(given, (list, tuple)) else None,
+        custom_error_type="class_weights",
+        custom_error_message='must be "balanced", or a list of numbers, one a class',
+    ),
+]
+
+
 class Arm(_Part):
     """One named recipe of a study.
 
@@ -100,11 +111,14 @@ class Arm(_Part):
         Rules as text. Where they say ``strength``, ``strengths`` gives the values.
     strengths
         A geometric grid ``{low, high, count}`` or a list of numbers ≥ 0; 0 is the shared baseline.
+    learning_rate
+        The arm's own, in the place of the training's.
     """
 
     name: _Name
     recipe: tuple[str, ...] = ()
     strengths: _Strengths | None = None
+    learning_rate: Annotated[_Number, Field(gt=0)] | None = None
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -148,6 +162,9 @@ class Training(_Part):
         ``auto`` (from the targets), or Keras's name of a loss.
     metrics
         Keras's names of more metrics to follow.
+    class_weights
+        How much each class counts in the training loss: a number a class, in their order, or ``"balanced"``:
+        inversely to how frequent it is. Validation and test scores count every row alike.
     early_stopping
         Epochs to wait for a lower validation data loss before a trial stops and returns to its best
         epoch; None trains to the end.
@@ -162,6 +179,7 @@ class Training(_Part):
     learning_rate: Annotated[_Number, Field(gt=0)] | None = None
     loss: str = "auto"
     metrics: tuple[str, ...] = ()
+    class_weights: _ClassWeights | None = None
     early_stopping: _Count | None = None
     loop: Literal["auto", "jax", "keras"] = "auto"
 

@@ -113,6 +113,7 @@ class Lanes:
         }
         self._weights = [np.array(v) for v in model.weights]
         self._optimizer = OptimizerState(model)
+        self._rate = _place_of_rate(model)
         self._metrics = [jnp.zeros_like(v.value) for v in model.metrics_variables]
         self._programs: dict[Any, Any] = {}
         self._starts: dict[int, list[NDArray[Any]]] = {}
@@ -134,14 +135,19 @@ class Lanes:
 
     # --- what lanes start from ------------------------------------------------------------------------
 
-    def initial(self, seeds: Sequence[int], cells: int) -> State:
+    def initial(self, seeds: Sequence[int], cells: Sequence[Cell]) -> State:
         """Return the state before the first step, with axes seeds × cells."""
         # Drawing takes long; the next cohort often has the same seeds.
         self._starts = {seed: self._starts.get(seed) or self._start(seed) for seed in seeds}
         starts = [self._starts[seed] for seed in seeds]
         stacked = [np.stack(each) for each in zip(*starts, strict=True)]
-        spread = [np.repeat(a[:, None], cells, axis=1) for a in stacked]
-        return self.unflattened([*spread, np.zeros((len(seeds), cells, 3), np.float32)])
+        spread = [np.repeat(a[:, None], len(cells), axis=1) for a in stacked]
+        if self._rate is not None:
+            for column, (arm, _) in enumerate(cells):
+                rate = self.task.rate(arm)
+                if rate is not None:
+                    spread[self._rate][:, column] = rate
+        return self.unflattened([*spread, np.zeros((len(seeds), len(cells), 3), np.float32)])
 
     def like(self, seeds: int, cells: int) -> list[tuple[tuple[int, ...], Any]]:
         """Return the shapes and dtypes of a state's arrays, in the order of its leaves."""
@@ -407,6 +413,16 @@ def _places(model: Any, plans: Mapping[str, Plan]) -> tuple[_Place, ...]:
         if holder is not None:
             found.append(_Place(path, target, holder, tuple(each)))
     return tuple(found)
+
+
+def _place_of_rate(model: Any) -> int | None:
+    """Return which leaf of a state is the learning rate; None where a schedule gives it."""
+    weights, rate = (
+        [*model.trainable_variables, *model.non_trainable_variables],
+        model.optimizer.learning_rate,
+    )
+    places = [i for i, variable in enumerate(model.optimizer.variables) if variable is rate]
+    return len(weights) + places[0] if places else None
 
 
 def _averages(optimizer: Any) -> bool:

@@ -129,7 +129,7 @@ class JaxLoop:
         task, programs = self.task, self._programs()
         charged = jax.device_put(programs.coefficients(cohort.cells))
         if leaves is None:
-            state = jax.device_put(programs.initial(cohort.seeds, len(cohort.cells)))
+            state = jax.device_put(programs.initial(cohort.seeds, cohort.cells))
         else:
             state = jax.device_put(programs.unflattened(leaves))
         saved = time.monotonic()
@@ -240,7 +240,7 @@ class JaxLoop:
         """Return the seconds of one step of one lane, its compilation apart."""
         cohort = cohorts(self.lanes, choice.lanes, choice.mix_seeds)[0]
         programs = self._lowered(choice.lowering)
-        state = jax.device_put(programs.initial(cohort.seeds, len(cohort.cells)))
+        state = jax.device_put(programs.initial(cohort.seeds, cohort.cells))
         charged = jax.device_put(programs.coefficients(cohort.cells))
         train = self.task.splits[cohort.split].train
         order = np.stack([train] * len(cohort.seeds)).astype(np.int32)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import ModelError, did_you_mean
 from shrinkage.penalties import LiveStrength
-from shrinkage.recipe import Recipe, attach, bind, strip
+from shrinkage.recipe import attach, bind, strip
 from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.cohorts import Cohort
 from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
@@ -113,7 +113,7 @@ class KerasLoop:
 
     def _arm(self, arm: str) -> _Compiled:
         if arm not in self._compiled:
-            self._compiled[arm] = _compile(self.task, self.task.recipes[arm])
+            self._compiled[arm] = _compile(self.task, arm)
         return self._compiled[arm]
 
     def like(self, cohort: Cohort) -> Sequence[tuple[tuple[int, ...], Any]]:
@@ -140,12 +140,12 @@ class KerasLoop:
         return lambda: recorder.state
 
 
-def _compile(task: Task, recipe: Recipe) -> _Compiled:
+def _compile(task: Task, arm: str) -> _Compiled:
     model = with_fresh_names(task.build)
     strip(model)
     live = LiveStrength(0.0)
-    attach(model, bind(recipe, model).with_strength(live))
-    optimizer = make_optimizer(task.optimizer, task.learning_rate)
+    attach(model, bind(task.recipes[arm], model).with_strength(live))
+    optimizer = make_optimizer(task.optimizer, task.rate(arm))
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
     measure_data_loss(model)
     # In half precision Keras has wrapped the optimizer.

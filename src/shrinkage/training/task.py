@@ -59,6 +59,8 @@ class Task:
     early_stopping
         Epochs without a lower validation data loss after which a lane stops and returns to its best
         epoch; None trains to the end.
+    rates
+        The learning rate of each arm that has one of its own.
     rungs
         Epochs after which the worst strengths of each arm are stopped, ascending; see
         :mod:`shrinkage.training.rungs`.
@@ -76,6 +78,7 @@ class Task:
     objective: Objective
     optimizer: Any = "adam"
     learning_rate: float | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
     epochs: int = 10
     batch_size: int = 32
     early_stopping: int | None = None
@@ -83,6 +86,10 @@ class Task:
     fresh: bool = True
     scaled: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
     weights: NDArray[Any] | None = None
+
+    def rate(self, arm: str) -> float | None:
+        """Return the learning rate of an arm; None for the optimizer's own."""
+        return self.rates.get(arm, self.learning_rate)
 
     def batch(self, rows: Rows) -> tuple[NDArray[Any], ...]:
         """Return (inputs, targets) of these rows, with their weights where there are any."""
