@@ -475,8 +475,8 @@ def test_reading_a_missing_file_loads_no_keras(run_python, tmp_path):
     assert json.loads(run_python(code, tmp_path / "none.toml", tmp_path / "bad.toml")) == []
 
 
-@pytest.mark.parametrize(("epochs", "stops"), [(2, (1,)), (6, (1, 2)), (20, (2, 6)), (90, (10, 30))])
-def test_rungs_are_at_a_ninth_and_a_third(epochs, stops):
+@pytest.mark.parametrize(("epochs", "stops"), [(2, (1,)), (6, (1, 2)), (20, (1, 3, 6)), (90, (7, 15, 30))])
+def test_rungs_are_at_a_twelfth_a_sixth_and_a_third(epochs, stops):
     fields = {"data": "digits", "model": "shrinkage.models:mlp", "arms": [], "strategy": "halving"}
     assert StudySpec.parse({**fields, "training": {"epochs": epochs}}).stops == stops
     assert StudySpec.parse({**fields, "strategy": "grid", "training": {"epochs": epochs}}).stops == ()

@@ -190,10 +190,11 @@ class StudySpec(_Part):
     Parameters
     ----------
     strategy
-        ``"grid"``: every strength is trained to the end; ``"halving"``: after each of ``rungs`` only the best
-        third of each arm's strengths goes on.
+        ``"grid"``: every strength is trained to the end; ``"halving"``: after each of ``rungs`` only the
+        better half of each arm's strengths goes on.
     rungs
-        Epochs after which strengths are stopped, ascending; by default after a ninth and a third of them.
+        Epochs after which strengths are stopped, ascending; by default after a twelfth, a sixth and a
+        third of them.
     """
 
     name: _Name = "study"
@@ -263,7 +264,7 @@ class StudySpec(_Part):
         if self.strategy == "grid":
             return ()
         epochs = self.training.epochs
-        return self.rungs or tuple(sorted({max(1, epochs // 9), max(1, epochs // 3)}))
+        return self.rungs or tuple(sorted({max(1, epochs // share) for share in (12, 6, 3)}))
 
     @property
     def holdout(self) -> float:

@@ -55,7 +55,7 @@ class Study:
         ``early_stopping``, ``loop``; see :class:`shrinkage.study.spec.Training`.
     strategy, rungs
         ``"grid"`` trains every strength to the end. ``"halving"`` stops, after each of ``rungs`` (epochs, by
-        default a ninth and a third of them), all but the best third of each arm's strengths.
+        default a twelfth, a sixth and a third of them), the worse half of each arm's strengths.
     name, model_options, initial, label, storage
         As in ``study.toml``.
     data_dir

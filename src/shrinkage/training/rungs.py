@@ -5,6 +5,12 @@ and Hyperparameter Optimization", AISTATS 2016), within each arm: arms are compa
 strength, so that every arm keeps one. How many strengths are left after a rung is known beforehand, and none
 is stopped before all have reached it, so that nothing depends on how fast anything was. Without rungs there
 is one phase, from the first epoch to the last.
+
+A penalty acts late: it holds back what a network learns last. Early on, strengths that will differ still look
+alike, and the lowest loss among them is chance; by loss alone the weak ones win each early rung, and the
+strong ones that a noisy set needs are gone. So losses within a margin of the lowest count as equal, and of
+equals the stronger goes on. The margin is wide early and 0 at the end: ``ALIKE`` times the epochs to come over
+those so far. ``benchmarks/halving.py`` shows what that chooses, next to the full grid.
 """
 
 from __future__ import annotations
@@ -21,7 +27,8 @@ from shrinkage.training.checkpoint import Running, Shelf, name_of, pack, unpack
 from shrinkage.training.cohorts import Cell, Cohort
 from shrinkage.training.task import Lane, Record, Result, Task
 
-REDUCTION = 3  # one strength in three goes on from a rung: the customary rate
+REDUCTION = 2  # every second strength goes on from a rung
+ALIKE = 0.005  # of the lowest loss, where as many epochs are to come as there were
 
 Leaves = Sequence[NDArray[Any]]  # a cohort's state, each with the axes seeds × cells first
 
@@ -80,8 +87,8 @@ class _Reached:
     track: Running
 
 
-def survivors(scores: Mapping[Cell, float], counts: Mapping[str, int], rung: int) -> set[Cell]:
-    """Return which cells go on from a rung: of every arm the best, at least one.
+def survivors(scores: Mapping[Cell, float], counts: Mapping[str, int], rung: int, margin: float) -> set[Cell]:
+    """Return which cells go on from a rung: of every arm the best, of alike ones the strongest, one at least.
 
     Parameters
     ----------
@@ -91,20 +98,23 @@ def survivors(scores: Mapping[Cell, float], counts: Mapping[str, int], rung: int
         How many cells each arm began with.
     rung
         Which rung, from 0.
+    margin
+        By how much of the lowest loss another may exceed it and count as equal.
 
     Examples
     --------
-    >>> sorted(survivors({("l2", 0.1): 0.5, ("l2", 1.0): 0.4, ("none", None): 0.9}, {"l2": 2, "none": 1}, 0))
+    >>> scores = {("l2", 0.1): 0.400, ("l2", 1.0): 0.401, ("l2", 9.0): 0.5, ("none", None): 0.9}
+    >>> sorted(survivors(scores, {"l2": 3, "none": 1}, 1, 0.005))
     [('l2', 1.0), ('none', None)]
     """
     kept: set[Cell] = set()
     for arm, count in counts.items():
-        ranked = sorted(
-            (math.inf if math.isnan(score) else score, place, cell)
-            for place, (cell, score) in enumerate(scores.items())
-            if cell[0] == arm
-        )
-        kept |= {cell for *_, cell in ranked[: math.ceil(count / REDUCTION ** (rung + 1))]}
+        own = {c: math.inf if math.isnan(score) else score for c, score in scores.items() if c[0] == arm}
+        lowest = min(own.values(), default=math.inf)
+        limit = lowest + margin * abs(lowest)
+        alike = sorted((c for c in own if own[c] <= limit), key=lambda c: -(c[1] or 0.0))
+        worse = sorted((c for c in own if own[c] > limit), key=lambda c: own[c])
+        kept |= {*[*alike, *worse][: math.ceil(count / REDUCTION ** (rung + 1))]}
     return kept
 
 
@@ -141,7 +151,8 @@ def climb(
             here |= yield from _through(loop, cohort, phase, wanted, before, shelf)
         if last:
             return
-        kept = survivors(_scores(here, task.early_stopping is not None), counts, rung)
+        margin = ALIKE * (task.epochs - stop) / stop
+        kept = survivors(_scores(here, task.early_stopping is not None), counts, rung, margin)
         for lane, reached in here.items():
             if (lane.arm, lane.strength) not in kept and lane in wanted and not reached.track.ended:
                 yield replace(reached.track, state="stopped", weights=()).result()
