@@ -372,7 +372,8 @@ def test_weights_that_are_gone_before_scoring_are_trained_again_to_the_same_bits
     assert_same(contents(bench, path), expected)
 
 
-def test_other_weights_are_removed_on_the_way(bench, tmp_path):
+def test_other_weights_are_removed_on_the_way(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_PRUNED", 1)
     counts = []
 
     class Counting(Watch):

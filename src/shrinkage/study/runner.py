@@ -32,6 +32,8 @@ from shrinkage.training.keras_loop import make_optimizer
 from shrinkage.training.objective import Objective, best_guess, resolve_objective
 from shrinkage.training.task import Loop, Record, Result, Task
 
+_PRUNED = 8  # full cells whose weights may pile up; to tell which arm leads takes a while
+
 
 class Observer(Protocol):
     """Who watches a run: the progress display, a log, a test."""
@@ -186,13 +188,15 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     todo = design.pending(bench.trials, store.finished())
     observer.begin(spec, len(bench.trials), len(bench.trials) - len(todo))
     _decide(bench, directory, observer, bool(todo))
-    left = Counter(trial.cell for trial in todo)
+    left, full = Counter(trial.cell for trial in todo), 0
     for trial, result in _trained(bench, todo, observer):
         _store(bench, trial, result, directory, store)
         observer.trial(trial, result)
         left[trial.cell] -= 1
         if not left[trial.cell]:
-            _prune(bench, directory, store)
+            full += 1
+            if full % _PRUNED == 0:
+                _prune(bench, directory, store)
     directory.checkpoints.clear()
     finished = store.finished()
     scores = _score(bench, directory, frame(spec, finished, {}), observer)

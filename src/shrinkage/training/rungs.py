@@ -9,8 +9,8 @@ is one phase, from the first epoch to the last.
 A penalty acts late: it holds back what a network learns last. Early on, strengths that will differ still look
 alike, and the lowest loss among them is chance; by loss alone the weak ones win each early rung, and the
 strong ones that a noisy set needs are gone. So losses within a margin of the lowest count as equal, and of
-equals the stronger goes on. The margin is wide early and 0 at the end: ``ALIKE`` times the epochs to come over
-those so far. ``benchmarks/halving.py`` shows what that chooses, next to the full grid.
+equals the stronger goes on. The margin is wide early and 0 at the end: ``ALIKE`` times the epochs to come
+over those so far. ``benchmarks/halving.py`` shows what that chooses, next to the full grid.
 """
 
 from __future__ import annotations
