@@ -424,9 +424,26 @@ def test_measuring_is_real():
 
 def test_as_many_lanes_as_the_caches_hold():
     lanes = [Lane("l2", 10.0**-k, 0) for k in range(40)]
-    small, large = (first_choice(task(), lanes, dense(), 0, held, True) for held in (1000, 2**30))
+    small, large = (first_choice(task(), lanes, dense(), 0, held, 2**32, True) for held in (1000, 2**30))
     assert (small.lanes, large.lanes) == (16, 1)
-    assert first_choice(task(), lanes, dense(), 0, 1000, False).lanes == 40
+    assert first_choice(task(), lanes, dense(), 0, 1000, 2**32, False).lanes == 40
+    assert first_choice(task(), lanes, dense(), 0, 1000, 4 * 7000, False).lanes == 7
+
+
+def test_memory_is_the_devices_own_where_it_has_some(monkeypatch):
+    class Device:
+        def memory_stats(self) -> Any:
+            return {"bytes_limit": 4000}
+
+    whole = jax_loop.memory()
+    assert 2**26 < whole < 2**45
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    assert jax_loop.memory() == 1000
+
+
+def test_alternatives_are_others():
+    lanes = [Lane("l2", 10.0**-k, 0) for k in range(40)]
+    small = first_choice(task(), lanes, dense(), 0, 1000, 2**32, True)
     assert all(c != small for c in alternatives(small, lanes, 0))
 
 

@@ -5,7 +5,6 @@ What is chosen fixes the last bits of every result, so that a study decides once
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -22,7 +21,6 @@ LoopName = Literal["auto", "jax", "keras"]
 _NEAR = 16 * 2**20  # bytes of a processor's caches that the lanes of one program should share
 _MOST = 16  # more lanes than this are no faster on a processor
 _MICRO = 32  # rows of a micro-batch that stay in a processor's caches
-_SHARE = 0.25  # of the memory, for the lanes of one program
 
 #: Losses that are a mean over rows, so that a batch can be cut.
 _ROWWISE = (
@@ -112,13 +110,8 @@ def refusal(model: Any) -> str | None:
     return None
 
 
-def memory(share: float = _SHARE) -> int:
-    """Return the bytes of memory that may be used: a share of the machine's."""
-    return int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
 def first_choice(
-    task: Task, lanes: Sequence[Lane], model: Any, costly: int, held: int, on_cpu: bool
+    task: Task, lanes: Sequence[Lane], model: Any, costly: int, held: int, room: int, on_cpu: bool
 ) -> Choice:
     """Return what is fastest as a rule.
 
@@ -129,10 +122,12 @@ def first_choice(
     ----------
     costly, held
         Convolutions and poolings in the forward pass, and the bytes that one lane's step takes.
+    room
+        Bytes of memory that the lanes of one program may take.
     """
     if not on_cpu:
-        return Choice(max(1, min(len(lanes), memory() // (4 * held))), mix_seeds=True, lowering=Lowering())
-    most = max(1, min(_MOST, _NEAR // held, memory() // (4 * held)))
+        return Choice(max(1, min(len(lanes), room // (4 * held))), mix_seeds=True, lowering=Lowering())
+    most = max(1, min(_MOST, _NEAR // held, room // (4 * held)))
     size = task.batch_size
     micro = next((m for m in range(_MICRO, 7, -1) if size % m == 0), 0) if size > 2 * _MICRO else 0
     cut = micro if costly and can_be_cut(task, model) else 0

@@ -6,6 +6,7 @@ answered), evaluates, and turns sums into records. What is compiled stands in ``
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import TrainingError
 from shrinkage.training.checkpoint import Memory, Running, Shelf
-from shrinkage.training.choose import Choice, Lowering, alternatives, first_choice, memory
+from shrinkage.training.choose import Choice, Lowering, alternatives, first_choice
 from shrinkage.training.cohorts import Cohort, cohorts
 from shrinkage.training.initial import data_order
 from shrinkage.training.jax_lanes import Lanes, Rows, State
@@ -30,6 +31,7 @@ _EVALUATION_BATCH = 128
 _CALL = 1.0  # seconds of work in one call of a program
 _CHECKPOINT = 60.0  # seconds between checkpoints of a cohort
 _PIECE = 64 * 2**20  # bytes of rows on the device at a time, where not all of them fit
+_SHARE = 0.25  # of the memory
 _TRIED = 0.2  # seconds that a way of running lanes is timed
 _WORTH = 60.0  # seconds of training from which on trying other ways takes less time than it may save
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
@@ -228,7 +230,9 @@ class JaxLoop:
         task = self.task
         costly, held = self._lowered(Lowering()).traced()
         on_cpu = jax.devices()[0].platform == "cpu"
-        first = first_choice(task, self.lanes, self._lowered(Lowering()).model, costly, held, on_cpu)
+        first = first_choice(
+            task, self.lanes, self._lowered(Lowering()).model, costly, held, memory(), on_cpu
+        )
         steps = task.epochs * -(-len(task.splits[0].train) // task.batch_size) * len(self.lanes)
         times = {first: self._timed(first)}
         if times[first] * steps > _WORTH:
@@ -251,6 +255,13 @@ class JaxLoop:
             state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, min(2, steps)))
             done += min(2, steps)
         return (time.monotonic() - begun) / done / len(cohort.lanes)
+
+
+def memory() -> int:
+    """Return the bytes that lanes, or rows, may take: a share of the device's own memory, or the machine's."""
+    device = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    whole = device or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(_SHARE * whole)
 
 
 def _cut(order: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
