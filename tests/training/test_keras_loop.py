@@ -57,7 +57,9 @@ def run(loop: KerasLoop, *lanes: Lane) -> list[Result]:
 
 
 def train(the_task: Task, *lanes: Lane) -> list[Result]:
-    return run(KerasLoop(the_task), *lanes)
+    """Train the lanes, one of them more than once perhaps, by one loop, whose models are used again."""
+    loop = KerasLoop(the_task)
+    return [result for lane in lanes for result in run(loop, lane)]
 
 
 def numbers(result: Result) -> np.ndarray[Any, Any]:

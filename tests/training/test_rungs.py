@@ -72,7 +72,9 @@ def loop_of(name: Any, the_task: Task, shelf: Any = None, lanes: Any = LANES, mo
 
 
 def trained(loop: Loop, lanes: Any = LANES) -> dict[Lane, Result]:
-    return {result.lane: result for result in loop.run(lanes, lambda record: None)}
+    results = list(loop.run(lanes, lambda record: None))
+    assert len({result.lane for result in results}) == len(results) == len(lanes)
+    return {result.lane: result for result in results}
 
 
 def bits(result: Result) -> Any:

@@ -80,9 +80,7 @@ class JaxLoop:
         left = set(lanes)
         while left:
             try:
-                for result in climb(self.task, self, self.lanes, left, self._shelf, on_epoch):
-                    left.discard(result.lane)
-                    yield result
+                yield from climb(self.task, self, self.lanes, left, self._shelf, on_epoch)
             except jax.errors.JaxRuntimeError as error:
                 self._halve(error)
 
@@ -258,7 +256,7 @@ class JaxLoop:
 
 
 def memory() -> int:
-    """Return the bytes that lanes, or rows, may take: a share of the device's own memory, or the machine's."""
+    """Return the bytes that lanes, or rows, may take: a share of the device's memory, or the machine's."""
     device = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     whole = device or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(_SHARE * whole)

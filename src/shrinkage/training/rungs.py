@@ -133,7 +133,7 @@ def climb(
     lanes
         All lanes of the study, finished ones included: they decide who is stopped.
     wanted
-        Those whose results are asked for.
+        Those whose results are asked for; each leaves the set when it is yielded.
     shelf
         Where cohorts wait between phases. What lies there is taken up again.
     """
@@ -154,7 +154,8 @@ def climb(
         margin = ALIKE * (task.epochs - stop) / stop
         kept = survivors(_scores(here, task.early_stopping is not None), counts, rung, margin)
         for lane, reached in here.items():
-            if (lane.arm, lane.strength) not in kept and lane in wanted and not reached.track.ended:
+            if (lane.arm, lane.strength) not in kept and lane in wanted:
+                wanted.discard(lane)
                 yield replace(reached.track, state="stopped", weights=()).result()
         alive = tuple(lane for lane in alive if (lane.arm, lane.strength) in kept)
         before = here
@@ -190,6 +191,7 @@ def _through(
         shelf.write(name, pack(leaves, tracks, phase.stop))
     for track in tracks:
         if track.lane in wanted and (track.ended or phase.last):
+            wanted.discard(track.lane)
             yield track.result()
     if phase.last:
         shelf.remove(name)
