@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
 
-from machine import spread, stated
+from machine import contender, spread, stated
 
 STRENGTHS = {"low": 1e-6, "high": 1e-1, "count": 18}
 WRONG = {"clean labels": 0.0, "20 % wrong labels": 0.2}
@@ -77,13 +74,7 @@ def ask(strategy: str, labels: str, repeat: int, options: argparse.Namespace) ->
     given |= {"rows": options.rows, "epochs": options.epochs, "seeds": options.seeds}
     if options.data_dir:
         given["data-dir"] = options.data_dir
-    command = [sys.executable, __file__, *(p for k, v in given.items() for p in (f"--{k}", str(v)))]
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{strategy} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return contender(__file__, "jax", given)
 
 
 def table(options: argparse.Namespace) -> None:

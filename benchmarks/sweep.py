@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
-from machine import stated
+from machine import contender, stated
 
 # network, batch size, strengths, the backends of the plain loop, and what is asked of the ratio.
 WORKS: dict[str, tuple[str, int, int, str]] = {
@@ -139,29 +136,11 @@ def contend(options: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
-def ask(work: str, contender: str, options: argparse.Namespace, **more: int) -> dict[str, Any]:
+def ask(work: str, name: str, options: argparse.Namespace, **more: int) -> dict[str, Any]:
     """Run one contender in a process of its own."""
-    backend = "jax" if contender == "shrinkage" else contender.removeprefix("keras ")
-    extra = [part for name, value in more.items() for part in (f"--{name}", str(value))]
-    command = [
-        sys.executable,
-        __file__,
-        "--work",
-        work,
-        "--contender",
-        contender,
-        "--rows",
-        str(options.rows),
-    ]
-    done = subprocess.run(
-        [*command, "--epochs", str(options.epochs), *extra],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{contender} failed on {work}:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    backend = "jax" if name == "shrinkage" else name.removeprefix("keras ")
+    amount = {"rows": options.rows, "epochs": options.epochs}
+    return contender(__file__, backend, {"work": work, "contender": name, **amount, **more})
 
 
 def table(options: argparse.Namespace) -> None:
@@ -174,16 +153,16 @@ def table(options: argparse.Namespace) -> None:
         print(f"{title} (at least {asked} times)", flush=True)
         found: dict[str, list[dict[str, Any]]] = {}
         for _ in range(options.repeats):  # in turn, so that a slow minute meets all of them
-            for contender in ("shrinkage", *(f"keras {backend}" for backend in options.backends)):
-                found.setdefault(contender, []).append(ask(work, contender, options))
+            for name in ("shrinkage", *(f"keras {backend}" for backend in options.backends)):
+                found.setdefault(name, []).append(ask(work, name, options))
         ours = statistics.median(run["seconds"] for run in found["shrinkage"])
-        for contender, runs in found.items():
+        for name, runs in found.items():
             seconds = [run["seconds"] for run in runs]
             middle = statistics.median(seconds)
             pace = count * options.epochs * options.rows / middle
             spread = f"{middle:.1f} ({min(seconds):.1f}-{max(seconds):.1f})"
-            line = f"  {contender:17}{spread:>20}{pace:12,.0f} samples/s"
-            if contender == "shrinkage":
+            line = f"  {name:17}{spread:>20}{pace:12,.0f} samples/s"
+            if name == "shrinkage":
                 line += f"   {runs[0]['how']}"
                 if work in MFLOP:
                     share = MFLOP[work] * pace / 1e3 / statistics.median(run["peak"] for run in runs)

@@ -441,6 +441,14 @@ def test_memory_is_the_devices_own_where_it_has_some(monkeypatch):
     assert jax_loop.memory() == 1000
 
 
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    plain = trained(JaxLoop(task(), LANES, Choice(4)))
+    monkeypatch.setattr(Lowering, "options", {"xla_cpu_no_such_option": True})
+    assert {k: bits(v) for k, v in trained(JaxLoop(task(), LANES, Choice(4))).items()} == {
+        k: bits(v) for k, v in plain.items()
+    }
+
+
 def test_alternatives_are_others():
     lanes = [Lane("l2", 10.0**-k, 0) for k in range(40)]
     small = first_choice(task(), lanes, dense(), 0, 1000, 2**32, True)
