@@ -52,11 +52,8 @@ class Lowering:
     @property
     def options(self) -> dict[str, Any]:
         """XLA's options."""
-        return (
-            {}
-            if self.emitters
-            else {"xla_cpu_use_fusion_emitters": False, "xla_cpu_prefer_vector_width": 512}
-        )
+        older = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_prefer_vector_width": 512}
+        return {} if self.emitters else older
 
 
 @dataclass(frozen=True)

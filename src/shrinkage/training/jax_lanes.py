@@ -120,9 +120,7 @@ class Lanes:
 
     def traced(self) -> tuple[int, int]:
         """Return how many costly equations a lane's forward pass has, and how many bytes a step takes."""
-        model = self.model
-        parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
-        state = State(*([v.value for v in part] for part in parts), jnp.zeros(3))  # type: ignore[call-arg]
+        state = State(*([v.value for v in part] for part in self._parts), jnp.zeros(3))  # type: ignore[call-arg]
         charged = [c[0] for c in self.coefficients([(next(iter(self._plans)), 1.0)])]
         rows = Rows(*map(jnp.asarray, self.task.batch(np.zeros(self.task.batch_size, np.intp))))
 
@@ -132,6 +130,11 @@ class Lanes:
 
         costly, results = traced(forward, state, charged, rows)
         return costly, results + sum(a.nbytes for a in jax.tree.leaves(state))
+
+    @property
+    def _parts(self) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        model = self.model
+        return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
     # --- what lanes start from ------------------------------------------------------------------------
 
@@ -151,9 +154,7 @@ class Lanes:
 
     def like(self, seeds: int, cells: int) -> list[tuple[tuple[int, ...], Any]]:
         """Return the shapes and dtypes of a state's arrays, in the order of its leaves."""
-        model = self.model
-        parts = [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
-        found = [((seeds, cells, *v.shape), v.dtype) for part in parts for v in part]
+        found = [((seeds, cells, *v.shape), v.dtype) for part in self._parts for v in part]
         return [*found, ((seeds, cells, 3), "float32")]
 
     def unflattened(self, leaves: Sequence[NDArray[Any]]) -> State:
@@ -177,8 +178,7 @@ class Lanes:
         model = self.model
         model.set_weights(list(weights))
         seed_dropout(model, seed)
-        parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
-        trainable, rest, optimizer = ([np.array(v)[None, None] for v in part] for part in parts)
+        trainable, rest, optimizer = ([np.array(v)[None, None] for v in part] for part in self._parts)
         return State(trainable, rest, optimizer, np.zeros((1, 1, 3), np.float32))
 
     def coefficients(self, cells: Sequence[Cell]) -> list[Any]:
@@ -417,12 +417,9 @@ def _places(model: Any, plans: Mapping[str, Plan]) -> tuple[_Place, ...]:
 
 def _place_of_rate(model: Any) -> int | None:
     """Return which leaf of a state is the learning rate; None where a schedule gives it."""
-    weights, rate = (
-        [*model.trainable_variables, *model.non_trainable_variables],
-        model.optimizer.learning_rate,
-    )
-    places = [i for i, variable in enumerate(model.optimizer.variables) if variable is rate]
-    return len(weights) + places[0] if places else None
+    before = len(model.trainable_variables) + len(model.non_trainable_variables)
+    rate = model.optimizer.learning_rate
+    return next((before + i for i, v in enumerate(model.optimizer.variables) if v is rate), None)
 
 
 def _averages(optimizer: Any) -> bool:

@@ -24,7 +24,7 @@ from shrinkage.training.choose import Choice, Lowering, alternatives, first_choi
 from shrinkage.training.cohorts import Cohort, cohorts
 from shrinkage.training.initial import data_order
 from shrinkage.training.jax_lanes import Lanes, Rows, State
-from shrinkage.training.rungs import Leaves, Phase, climb
+from shrinkage.training.rungs import Leaves, Phase, Save, climb
 from shrinkage.training.task import Keep, Lane, Record, Result, Task
 
 _EVALUATION_BATCH = 128
@@ -123,7 +123,7 @@ class JaxLoop:
         return self._programs().like(len(cohort.seeds), len(cohort.cells))
 
     def advance(
-        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase
+        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase, save: Save
     ) -> Callable[[], Leaves]:
         """Train a phase of a cohort; return what gets its state."""
         task, programs = self.task, self._programs()
@@ -146,7 +146,7 @@ class JaxLoop:
             if not running:
                 break
             if time.monotonic() - saved > _CHECKPOINT and epoch + 1 < phase.stop:
-                phase.save(jax.device_get(jax.tree.leaves(state)), epoch + 1)
+                save(jax.device_get(jax.tree.leaves(state)), epoch + 1)
                 saved = time.monotonic()
         for track in running if phase.last else ():
             if track.weights is None:

@@ -22,7 +22,7 @@ from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.cohorts import Cohort
 from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
 from shrinkage.training.objective import measure_data_loss
-from shrinkage.training.rungs import Leaves, Phase, climb
+from shrinkage.training.rungs import Leaves, Phase, Save, climb
 from shrinkage.training.task import Keep, Lane, Record, Result, Task
 
 _EVALUATION_BATCH = 512
@@ -122,7 +122,7 @@ class KerasLoop:
         return [((1, 1, *v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
 
     def advance(
-        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase
+        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase, save: Save
     ) -> Callable[[], Leaves]:
         """Train a phase of a lane; return what gets its state."""
         task, (track,) = self.task, running

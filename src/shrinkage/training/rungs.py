@@ -31,11 +31,12 @@ REDUCTION = 2  # every second strength goes on from a rung
 ALIKE = 0.005  # of the lowest loss, where as many epochs are to come as there were
 
 Leaves = Sequence[NDArray[Any]]  # a cohort's state, each with the axes seeds × cells first
+Save = Callable[[Leaves, int], None]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The epochs from one rung to the next, and what to call while they are trained.
+    """The epochs from one rung to the next, and what hears of them.
 
     Parameters
     ----------
@@ -45,16 +46,12 @@ class Phase:
         Whether it ends the training.
     on_epoch
         Called with each record.
-    save
-        Stores a cohort's state and how many epochs it has been trained: for a loop that wants a
-        checkpoint in the middle of a phase.
     """
 
     start: int
     stop: int
     last: bool
     on_epoch: Callable[[Record], None]
-    save: Callable[[Leaves, int], None]
 
 
 class Climber(Protocol):
@@ -69,11 +66,12 @@ class Climber(Protocol):
         ...
 
     def advance(
-        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase
+        self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase, save: Save
     ) -> Callable[[], Leaves]:
         """Train a phase of a cohort, from ``leaves`` (None: from the beginning); return its state's getter.
 
-        ``running`` take each epoch's record, and after the last phase their weights.
+        ``running`` take each epoch's record, and after the last phase their weights. ``save`` stores the
+        state and how many epochs it has been trained, for a loop that wants checkpoints within a phase.
         """
         ...
 
@@ -144,10 +142,10 @@ def climb(
     stops = (*task.rungs, task.epochs)
     for rung, (start, stop) in enumerate(zip((0, *stops), stops, strict=False)):
         last, here = stop == task.epochs, dict[Lane, _Reached]()
+        phase = Phase(start, stop, last, on_epoch)
         for cohort in loop.cohorts(alive):
             if last and not wanted.intersection(cohort.lanes):
                 continue
-            phase = Phase(start, stop, last, on_epoch, lambda leaves, epochs: None)
             here |= yield from _through(loop, cohort, phase, wanted, before, shelf)
         if last:
             return
@@ -184,7 +182,7 @@ def _through(
         def save(state: Leaves, epochs: int) -> None:
             shelf.write(name, pack(state, tracks, epochs))
 
-        state = loop.advance(cohort, leaves, running, replace(phase, start=done, save=save))
+        state = loop.advance(cohort, leaves, running, replace(phase, start=done), save)
         if not phase.last:
             save(state(), phase.stop)
     elif found is None and not phase.last and leaves is not None:
