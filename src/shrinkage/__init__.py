@@ -20,22 +20,27 @@ if TYPE_CHECKING:
     from shrinkage.penalties import L1L2 as L1L2
     from shrinkage.penalties import L2 as L2
     from shrinkage.penalties import STRENGTH as STRENGTH
+    from shrinkage.penalties import GroupLasso as GroupLasso
+    from shrinkage.penalties import SparseGroupLasso as SparseGroupLasso
     from shrinkage.recipe import Recipe as Recipe
     from shrinkage.recipe import Rule as Rule
     from shrinkage.recipe import apply as apply
     from shrinkage.recipe import describe as describe
-    from shrinkage.recipe import load_model as load_model
     from shrinkage.recipe import strip as strip
     from shrinkage.recipe.check import check as check
     from shrinkage.study.study import Study as Study
     from shrinkage.training.callbacks import Monitor as Monitor
     from shrinkage.training.callbacks import StrengthSchedule as StrengthSchedule
+    from shrinkage.training.proximal import Proximal as Proximal
+    from shrinkage.training.saved import load_model as load_model
 
 _HOME = {
-    "shrinkage.penalties": ("L1", "L2", "L1L2", "STRENGTH"),
-    "shrinkage.recipe": ("Recipe", "Rule", "apply", "strip", "describe", "load_model"),
+    "shrinkage.penalties": ("L1", "L2", "L1L2", "GroupLasso", "SparseGroupLasso", "STRENGTH"),
+    "shrinkage.recipe": ("Recipe", "Rule", "apply", "strip", "describe"),
     "shrinkage.recipe.check": ("check",),
     "shrinkage.training.callbacks": ("StrengthSchedule", "Monitor"),
+    "shrinkage.training.proximal": ("Proximal",),
+    "shrinkage.training.saved": ("load_model",),
     "shrinkage.data": ("Data", "load_data"),
     "shrinkage.study.study": ("Study",),
 }

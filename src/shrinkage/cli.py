@@ -38,6 +38,8 @@ _DataDir = Annotated[
 _AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Allow module:function references to import your code.")
 ]
+_Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.keras", help="The file to write.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace OUT.keras if it exists.")]
 _Model = Annotated[Path, typer.Argument(metavar="MODEL.keras", help="A saved Keras model.")]
 
 
@@ -289,8 +291,8 @@ def _together(model: Path, data: str | None) -> Iterator[None]:
 def _model_and_data(
     model: Path, data: str | None, label: str | None, data_dir: Path | None, allow_code: bool
 ) -> tuple[Any, Any]:
-    from shrinkage.recipe.saved import load_model
     from shrinkage.training.objective import ensure_compiled
+    from shrinkage.training.saved import load_model
 
     loaded = load_model(model)
     if data is None:
@@ -311,25 +313,22 @@ def apply(
     recipe: Annotated[
         list[str], typer.Option("--recipe", "-r", help='A rule, as in "Dense: kernel = l2(1e-4)".')
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.keras", help="The file to write.")],
+    output: _Output,
     strength: Annotated[
         float | None, typer.Option("--strength", help="The value of strength in the rules.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT.keras if it exists.")] = False,
+    force: _Force = False,
     as_json: _Json = False,
 ) -> None:
     """Put a recipe of penalties on a saved model, and save the result."""
     _require(model)
-    if output.suffix != ".keras":
-        _fail(f"the output must end in .keras; got {str(output)!r}.", 2)
-    if output.exists() and not force:
-        _fail(f"{str(output)!r} exists; add --force to replace it.", 2)
+    _check_output(output, force)
     _load_keras()
     from shrinkage.recipe import Recipe
     from shrinkage.recipe import apply as put
     from shrinkage.recipe import describe as tell
-    from shrinkage.recipe.saved import load_model
     from shrinkage.study.storage import save_model
+    from shrinkage.training.saved import load_model
 
     rules = Recipe(recipe)
     loaded = load_model(model)
@@ -341,6 +340,13 @@ def apply(
     else:
         print(description)
         print(f"wrote {output}")
+
+
+def _check_output(output: Path, force: bool) -> None:
+    if output.suffix != ".keras":
+        _fail(f"the output must end in .keras; got {str(output)!r}.", 2)
+    if output.exists() and not force:
+        _fail(f"{str(output)!r} exists; add --force to replace it.", 2)
 
 
 @data_app.command("list")

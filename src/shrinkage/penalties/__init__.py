@@ -8,6 +8,7 @@ from shrinkage.penalties.linear import gradient_at_zero
 from shrinkage.penalties.prox import HALF
 from shrinkage.penalties.separable import L1, L1L2, L2
 from shrinkage.penalties.strength import STRENGTH, LiveStrength, Multiple, check_strength
+from shrinkage.penalties.structured import GroupLasso, SparseGroupLasso
 from shrinkage.penalties.text import get_penalty, parse_penalty, to_keras
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "L1L2",
     "L2",
     "STRENGTH",
+    "GroupLasso",
     "LiveStrength",
     "Multiple",
     "Penalty",
+    "SparseGroupLasso",
     "check_strength",
     "get_penalty",
     "gradient_at_zero",

@@ -30,6 +30,8 @@ class Penalty(keras.Regularizer):  # type: ignore[misc]  # Keras has no type inf
     text_name: ClassVar[str]
     #: Whether some coordinates are set to exactly zero by the prox.
     sparsifying: ClassVar[bool]
+    #: Whether what is charged, and set to zero, is a unit's weights as a whole.
+    unitwise: ClassVar[bool] = False
 
     def __init__(self, **coefficients: Any) -> None:
         self._coefficients: tuple[Coefficient, ...] = tuple(
@@ -42,6 +44,9 @@ class Penalty(keras.Regularizer):  # type: ignore[misc]  # Keras has no type inf
     _value: ClassVar[Any]
     _prox: ClassVar[Any]
     _residual: ClassVar[Any]
+    # Of the part that is not smooth at zero: its prox and its gradient; None for a penalty without one.
+    _shrink: ClassVar[Any] = None
+    _slope: ClassVar[Any] = None
 
     def coefficients(self, strength: Tensor | None = None) -> tuple[Any, ...]:
         """Return the coefficients as numbers or scalar tensors.
@@ -103,20 +108,21 @@ class Penalty(keras.Regularizer):  # type: ignore[misc]  # Keras has no type inf
         """
         if not hasattr(strength, "dtype") or isinstance(strength, np.generic | np.ndarray):
             strength = check_strength(strength)
-        return self._with(self._form(strength))
+        return self.holding(self._form(strength))
 
     def bind(self, live: LiveStrength) -> Self:
         """Return this penalty with ``live`` as its strength."""
-        bound = self._with(self._coefficients if self.varies else self._proportions())
+        bound = self.holding(self._coefficients if self.varies else self._proportions())
         is_open = self.varies and self._live is None
         bound._live, bound._bound_at = live, () if is_open else self.numbers()
         return bound
 
     def fixed(self) -> Self:
         """Return this penalty with its present numbers and no training state."""
-        return self._with(self.numbers())
+        return self.holding(self.numbers())
 
-    def _with(self, coefficients: tuple[Any, ...]) -> Self:
+    def holding(self, coefficients: tuple[Any, ...]) -> Self:
+        """Return a penalty of this kind with these coefficients, unchecked: some may be traced."""
         other = copy.copy(self)
         other._coefficients, other._live, other._bound_at = coefficients, None, ()
         return other
@@ -136,6 +142,22 @@ class Penalty(keras.Regularizer):  # type: ignore[misc]  # Keras has no type inf
         """
         w = ops.convert_to_tensor(w)  # the backend may have no float64, whatever NumPy has
         return ops.cast(type(self)._prox(w, step, *self.coefficients(strength)), w.dtype)
+
+    def shrink(self, w: Tensor, step: Tensor, strength: Tensor | None = None) -> Tensor:
+        """Return the prox of the non-smooth part alone: what a proximal optimizer does after its update.
+
+        Of L1L2 that is the L1 part; a penalty that is smooth leaves w as it is.
+        """
+        w = ops.convert_to_tensor(w)
+        if not self.sparsifying:
+            return w
+        return ops.cast(type(self)._shrink(w, step, *self.coefficients(strength)), w.dtype)
+
+    def slope(self, w: Tensor, strength: Tensor | None = None) -> Tensor:
+        """Return the gradient of the non-smooth part alone, 0 where it has none; at least float32."""
+        if not self.sparsifying:
+            return ops.zeros_like(accumulating(w))
+        return type(self)._slope(w, *self.coefficients(strength))
 
     def residual(self, w: Tensor, grad: Tensor, strength: Tensor | None = None) -> Tensor:
         """Return how far w is from stationary, of w's shape, at least float32.

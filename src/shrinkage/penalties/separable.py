@@ -55,6 +55,7 @@ class L1(Penalty):
     text_name = "l1"
     sparsifying = True
     _value, _prox, _residual = (staticmethod(f) for f in (prox.value_l1, prox.prox_l1, prox.residual_l1))
+    _shrink, _slope = staticmethod(prox.prox_l1), staticmethod(prox.slope_l1)
 
     def __init__(self, strength: float | Multiple = 0.01, *, l1: float | Multiple | None = None) -> None:
         super().__init__(**({"strength": strength} if l1 is None else {"l1": l1}))
@@ -197,6 +198,7 @@ class L1L2(Penalty):
     sparsifying = True
     _value, _prox = staticmethod(prox.value_l1_l2), staticmethod(prox.prox_l1_l2)
     _residual = staticmethod(prox.residual_l1_l2)
+    _shrink, _slope = staticmethod(prox.kink_of_l1_l2), staticmethod(prox.slope_of_l1_l2)
 
     def __init__(self, l1: float | Multiple = 0.0, l2: float | Multiple = 0.0) -> None:
         super().__init__(l1=l1, l2=l2)

@@ -99,7 +99,8 @@ class LiveStrength:
     The compiled step of the JAX backend receives only variables that a layer, an optimizer or a
     metric tracks; anything else is baked in as a constant. Keras asks of an entry of a layer's
     ``_seed_generators`` nothing but a ``state`` variable, passes that to every compiled step, and
-    leaves it out of ``weights``, ``count_params``, ``summary`` and saved files.
+    leaves it out of ``weights``, ``count_params``, ``summary`` and saved files. A proximal optimizer reads
+    ``twin``, of the same value: JAX does not take one variable as state of the model and of the optimizer.
 
     Parameters
     ----------
@@ -110,8 +111,9 @@ class LiveStrength:
     def __init__(self, value: float) -> None:
         self.host = check_strength(value)
         # Not cast to a layer's compute dtype: 1e-8 is no float16.
-        self.state = keras.Variable(
-            self.host, dtype="float32", trainable=False, autocast=False, name="strength"
+        self.state, self.twin = (
+            keras.Variable(self.host, dtype="float32", trainable=False, autocast=False, name="strength")
+            for _ in range(2)
         )
 
     def assign(self, value: float) -> None:
@@ -121,6 +123,7 @@ class LiveStrength:
         """
         self.host = check_strength(value)
         self.state.assign(self.host)
+        self.twin.assign(self.host)
 
     def read(self) -> Any:
         """Return the value as a float32 scalar tensor of the step being run or traced.

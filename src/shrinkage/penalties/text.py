@@ -13,9 +13,10 @@ from shrinkage.errors import PenaltyError, did_you_mean
 from shrinkage.penalties.base import Penalty
 from shrinkage.penalties.separable import L1, L1L2, L2
 from shrinkage.penalties.strength import STRENGTH, Multiple, check_strength, shown
+from shrinkage.penalties.structured import GroupLasso, SparseGroupLasso
 
 #: The penalties that have a text form. A new one is one entry.
-TEXT_FORMS: dict[str, type[Penalty]] = {p.text_name: p for p in (L1, L2, L1L2)}
+TEXT_FORMS: dict[str, type[Penalty]] = {p.text_name: p for p in (L1, L2, L1L2, GroupLasso, SparseGroupLasso)}
 
 #: Keras's own regularizers with the formula of one of ours.
 _KERAS_OWN: dict[type[Penalty], Any] = {

@@ -4,7 +4,6 @@ from shrinkage.recipe.bind import Plan, Term, apply, attach, bind, strip
 from shrinkage.recipe.charges import Charge, Description, charges, describe
 from shrinkage.recipe.live import make_live
 from shrinkage.recipe.recipe import Recipe, Rule
-from shrinkage.recipe.saved import load_model
 from shrinkage.recipe.select import Site, Weight, sites, weights
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "bind",
     "charges",
     "describe",
-    "load_model",
     "make_live",
     "sites",
     "strip",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -12,8 +12,10 @@ import keras
 from shrinkage.errors import RecipeError, ShrinkageWarning, did_you_mean
 from shrinkage.penalties import LiveStrength, Penalty
 from shrinkage.recipe import place
+from shrinkage.recipe.flow import Flow
 from shrinkage.recipe.recipe import Recipe, Rule
 from shrinkage.recipe.select import ACTIVITY, Weight, activity_sites, sites, weights
+from shrinkage.recipe.units import UNIT, has_units, members
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,15 @@ class Term:
     """One penalty over one weight, or over one layer's output.
 
     ``target`` is a weight's role or ``activity``; ``path`` the weight's path, or the layer's for an
-    activity. ``penalty`` None takes a penalty off. ``rule`` is the left side of the rule it came from.
+    activity. ``penalty`` None takes a penalty off. ``rule`` is the left side of the rule it came from. Terms
+    of one ``unit`` (a layer's path) are charged together.
     """
 
     path: str
     target: str
     penalty: Penalty | None
     rule: str
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,20 @@ class Plan:
         bound = {
             t.penalty: t.penalty.bind(live) for t in self.terms if t.penalty is not None and t.penalty.varies
         }
-        return Plan(
-            tuple(Term(t.path, t.target, bound.get(t.penalty, t.penalty), t.rule) for t in self.terms),  # type: ignore[arg-type]
-            self.notes,
-        )
+        terms = (replace(t, penalty=bound.get(t.penalty, t.penalty)) for t in self.terms)  # type: ignore[arg-type]
+        return Plan(tuple(terms), self.notes)
+
+    def together(self) -> Iterator[tuple[Term, ...]]:
+        """Yield the terms that are charged as one: those of a unit, and every other by itself."""
+        groups: dict[Any, list[Term]] = {}
+        for term in self.terms:
+            groups.setdefault((term.unit, term.penalty) if term.unit else term, []).append(term)
+        yield from map(tuple, groups.values())
 
     def __str__(self) -> str:
         return "\n".join(
             f"{t.path}{' (activity)' if t.target == ACTIVITY else ''} = {t.penalty or 'none'}"
+            f"{f' (unit of {t.unit})' if t.unit else ''}"
             for t in self.terms
         )
 
@@ -68,7 +78,8 @@ def bind(recipe: Recipe, model: Any) -> Plan:
     chosen: dict[str, tuple[bool, Term]] = {}
     everything = weights(model)
     for rule in recipe:
-        terms = _weight_terms(rule, everything) + [(True, t) for t in _activity_terms(rule, model)]
+        terms = _weight_terms(rule, everything) + _unit_terms(rule, model, everything)
+        terms += [(True, t) for t in _activity_terms(rule, model)]
         notes += _misses(rule, terms, everything, model)
         for exact, term in terms:
             key = f"{term.path}:{term.target == ACTIVITY}"
@@ -90,9 +101,25 @@ def _weight_terms(rule: Rule, everything: Iterable[Weight]) -> list[tuple[bool, 
     return found
 
 
+def _unit_terms(rule: Rule, model: Any, everything: tuple[Weight, ...]) -> list[tuple[bool, Term]]:
+    if UNIT not in rule.targets:
+        return []
+    found, flow = [], Flow(model)
+    for site in dict.fromkeys(w.site for w in everything if any(w.covered(s) for s in rule.layers)):
+        for weight in members(site, everything, flow):
+            unit = "" if rule.penalty is None else site.path
+            found.append((True, Term(weight.path, weight.role, rule.penalty, rule.place, unit)))
+    return found
+
+
 def _activity_terms(rule: Rule, model: Any) -> list[Term]:
     if ACTIVITY not in rule.targets:
         return []
+    if rule.penalty is not None and rule.penalty.unitwise:
+        raise RecipeError(
+            f"Rule '{rule}': {rule.penalty.text_name} takes out units by their weights; an output has none. "
+            "Use the target kernel or unit, or another penalty."
+        )
     found = {s.path: s for selector in rule.layers for s in activity_sites(model, selector)}
     return [Term(path, ACTIVITY, rule.penalty, rule.place) for path in found]
 
@@ -110,8 +137,10 @@ def _misses(
         raise RecipeError(f"Rule '{rule}': no layer of {model.name!r} is named, or is a, {lost[0]!r}.{hint}")
     covered = [w for w in everything if any(w.covered(s) for s in rule.layers)]
     outputs = [ACTIVITY for s in rule.layers if activity_sites(model, s)]
-    roles = dict.fromkeys([*(r for w in covered for r in w.roles), *outputs])
-    found = {t.target for _, t in terms}
+    units = [UNIT for w in covered if has_units(w.site.layer)]
+    roles = dict.fromkeys([*(r for w in covered for r in w.roles), *outputs, *units])
+    found = {UNIT if t.rule == rule.place and t.unit else t.target for _, t in terms}
+    found |= {t.target for _, t in terms}
     found |= {"kernel" for target in found if target.endswith("kernel")}
     idle = [t for t in rule.targets if t not in roles and t not in found]
     if not terms:
@@ -137,11 +166,13 @@ def attach(model: Any, plan: Plan) -> None:
     """
     weight_at = {w.path: w for w in weights(model)}
     site_at = {s.path: s for s in sites(model)}
-    for term in plan.terms:
-        if term.target == ACTIVITY:
-            place.charge_activity(site_at[term.path], term.penalty)
+    place.uncouple(weight_at, {term.path for term in plan.terms if term.target != ACTIVITY})
+    for first, *others in plan.together():
+        if first.target == ACTIVITY:
+            place.charge_activity(site_at[first.path], first.penalty)
         else:
-            place.charge_weight(weight_at[term.path], term.penalty)
+            charged = [weight_at[term.path] for term in (first, *others)]
+            place.charge_together(first.unit, charged, first.penalty)
     for site in site_at.values():
         place.keep_losses_apart(site.layer)
     place.record_composites(model, (term.path for term in plan.terms))

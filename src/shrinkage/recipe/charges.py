@@ -16,14 +16,15 @@ from shrinkage.penalties.prox import accumulating
 from shrinkage.recipe.place import as_penalty as as_penalty
 from shrinkage.recipe.place import has_activity, unwrap
 from shrinkage.recipe.select import ACTIVITY, Site, Weight, sites, weights
+from shrinkage.recipe.units import UNIT, Coupled
 
 
 @dataclass(frozen=True, eq=False)
 class Charge:
-    """One charged place: a weight, or a layer's output.
+    """One charged place: a weight, weights that are charged together, or a layer's output.
 
     ``regularizer`` is the object that is charged; ``penalty`` the same as one of ours, or None where it
-    has no equal (a regularizer of the user's own).
+    has no equal (a regularizer of the user's own). ``weight`` is the one that holds it.
     """
 
     path: str
@@ -31,6 +32,13 @@ class Charge:
     site: Site
     regularizer: Any
     weight: Weight | None = None
+
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """The variables that are charged; none where it is an output."""
+        if isinstance(self.regularizer, Coupled):
+            return self.regularizer.unit.variables
+        return () if self.weight is None else (self.weight.variable,)
 
     @property
     def penalty(self) -> Penalty | None:
@@ -50,11 +58,13 @@ class Charge:
 
 def charges(model: Any) -> tuple[Charge, ...]:
     """Return every place of ``model`` that a penalty is set on, frozen weights included."""
-    found = [
-        Charge(w.path, w.role, w.site, unwrap(w.variable.regularizer), w)
-        for w in weights(model)
-        if w.variable.regularizer is not None
-    ]
+    found = []
+    for w in weights(model):
+        held = unwrap(w.variable.regularizer)
+        if isinstance(held, Coupled) and len(held.unit.variables) > 1:
+            found.append(Charge(f"{w.site.path}/{UNIT}", UNIT, w.site, held, w))
+        elif held is not None:
+            found.append(Charge(w.path, w.role, w.site, held, w))
     found += [
         Charge(s.path, ACTIVITY, s, unwrap(s.layer.activity_regularizer))
         for s in sites(model)
@@ -266,8 +276,6 @@ def _output_shape(layer: Any) -> tuple[int | None, ...]:
 
 def zeros(model: Any) -> float:
     """Return the fraction of exact zeros among the charged weights of ``model`` (NaN if there are none)."""
-    arrays = [
-        ops.convert_to_numpy(accumulating(c.weight.variable)) for c in charges(model) if c.weight is not None
-    ]
+    arrays = [ops.convert_to_numpy(accumulating(v)) for c in charges(model) for v in c.variables]
     size = sum(a.size for a in arrays)
     return sum(int(np.sum(a == 0)) for a in arrays) / size if size else float("nan")

@@ -62,7 +62,8 @@ _WHY_AND_ADVICE = {
     ),
     "SH205": (
         "A subgradient step jumps over zero instead of stopping there: weights become small, none exactly 0.",
-        "Do not expect units that can be removed; as a penalty on large weights, all is well.",
+        "Compile with shrinkage.Proximal(optimizer), whose zeros are exact, if units are to be removed; as a "
+        "penalty on large weights, all is well.",
     ),
     "SH301": (
         "A sum in float16 overflows beyond 65504, and the loss becomes infinite.",
@@ -248,8 +249,8 @@ def l2_and_weight_decay(view: View) -> Iterator[Finding]:
 def _optimizer_of(model: Any, variable: Any) -> tuple[Any, bool]:
     """Return the optimizer that updates ``variable``, and whether it or one around it is proximal.
 
-    A proximal optimizer says so by an attribute ``proximal`` that is true; one that wraps another names
-    it ``inner_optimizer``, as Keras's LossScaleOptimizer does.
+    A proximal optimizer says so by an attribute ``proximal`` that is true; one that wraps another returns it
+    by ``unwrap()``, or names it ``inner_optimizer``, as Keras's LossScaleOptimizer does.
     """
     optimizer = getattr(model, "optimizer", None)
     proximal = False
@@ -257,6 +258,8 @@ def _optimizer_of(model: Any, variable: Any) -> tuple[Any, bool]:
         proximal = proximal or bool(getattr(optimizer, "proximal", False))
         if isinstance(optimizer, keras.optimizers.MultiOptimizer):
             optimizer = optimizer._optimizer_map(variable)
+        elif hasattr(optimizer, "unwrap"):
+            optimizer = optimizer.unwrap()
         elif getattr(optimizer, "inner_optimizer", None) is not None:
             optimizer = optimizer.inner_optimizer
         else:

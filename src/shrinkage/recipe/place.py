@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from keras.src.backend import get_stateless_scope
 
 from shrinkage.penalties import HALF, LiveStrength, Penalty, get_penalty, to_keras
 from shrinkage.recipe.select import ACTIVITY, Site, Weight, config_key, sites, weights
+from shrinkage.recipe.units import Coupled, coupling
 
 
 class SavedAsKeras:
@@ -80,6 +81,8 @@ def unwrap(regularizer: Any) -> Any:
 def as_penalty(regularizer: Any) -> Penalty | None:
     """Return a regularizer as one of our penalties, or None where it has no equal."""
     regularizer = unwrap(regularizer)
+    if isinstance(regularizer, Coupled):
+        regularizer = regularizer.penalty
     if isinstance(regularizer, Penalty):
         return regularizer
     keras_own = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
@@ -94,6 +97,34 @@ def charge_weight(weight: Weight, penalty: Penalty | None) -> None:
         # A property without a setter: the config can't hold the penalty, which `unsaved` will say.
         with contextlib.suppress(AttributeError):
             setattr(weight.site.layer, key, _saved(penalty))
+
+
+def charge_together(name: str, charged: Sequence[Weight], penalty: Penalty | None) -> None:
+    """Charge a penalty on the weights of the unit ``name``, the first of which holds it; or on one weight."""
+    first, *others = charged
+    charge_weight(first, penalty)
+    for weight in others:
+        charge_weight(weight, None)
+    unit = None if penalty is None else coupling(name, charged, penalty.unitwise)
+    if unit is not None:
+        charge_weight(first, None)
+        first.variable.regularizer = Coupled(penalty, unit)
+
+
+def uncouple(weight_at: Mapping[str, Weight], paths: Iterable[str]) -> None:
+    """Take the weights at ``paths`` out of the units that they are charged with; the rest stay together."""
+    leaving = {id(weight_at[path].variable) for path in paths}
+    for weight in list(weight_at.values()):
+        held = weight.variable.regularizer
+        if isinstance(held, Coupled) and any(id(v) in leaving for v in held.unit.variables):
+            weight.variable.regularizer = None
+            staying = [w for v in held.unit.variables if id(v) not in leaving for w in _holding(weight_at, v)]
+            if staying:
+                charge_together(held.unit.name, staying, held.penalty)
+
+
+def _holding(weight_at: Mapping[str, Weight], variable: Any) -> list[Weight]:
+    return [w for w in weight_at.values() if w.variable is variable]
 
 
 def charge_activity(site: Site, penalty: Penalty | None) -> None:
@@ -187,9 +218,9 @@ def _strengths(layer: Any) -> Iterator[LiveStrength]:
     held = [v.regularizer for v in layer._trainable_variables] + [
         getattr(layer, "activity_regularizer", None)
     ]
-    for regularizer in map(unwrap, held):
-        if isinstance(regularizer, Penalty) and regularizer.live is not None:
-            yield regularizer.live
+    for penalty in map(as_penalty, held):
+        if penalty is not None and penalty.live is not None:
+            yield penalty.live
 
 
 def unsaved(model: Any, terms: Iterable[Any]) -> list[str]:
@@ -231,6 +262,8 @@ def _config_holds_layers(model: Any) -> bool:
 
 
 def _is_saved(site: Site, target: str, held: Any) -> bool:
+    if isinstance(held, Coupled):
+        return False
     if as_penalty(held) is None:
         return True  # a user's own; whether it can be saved is not ours to say
     if target == ACTIVITY and isinstance(site.layer, keras.layers.ActivityRegularization):

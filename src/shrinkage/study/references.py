@@ -18,9 +18,9 @@ import keras
 from shrinkage.data import Data, load_data
 from shrinkage.errors import CodeNotAllowedError, ModelError, ShrinkageError, did_you_mean
 from shrinkage.recipe import sites
-from shrinkage.recipe.saved import load_model
 from shrinkage.study.spec import StudySpec
 from shrinkage.training.initial import with_fresh_names
+from shrinkage.training.saved import load_model
 
 
 @dataclass(frozen=True)

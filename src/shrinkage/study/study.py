@@ -15,7 +15,6 @@ import pandas as pd
 from shrinkage.data import Data
 from shrinkage.data.build import KEYS, build_data
 from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
-from shrinkage.recipe.saved import load_model
 from shrinkage.study import runner
 from shrinkage.study.references import architecture, check_fit, load_study_data, same_weights
 from shrinkage.study.runner import Observer, Silent
@@ -23,6 +22,7 @@ from shrinkage.study.spec import StudySpec, resolved
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_atomically
 from shrinkage.study.summary import Summary
 from shrinkage.training.initial import with_fresh_names
+from shrinkage.training.saved import load_model
 
 _STORED_MODEL = "inputs/model.keras"
 
@@ -198,7 +198,10 @@ class Study:
         """Return one row a finished trial: ``arm, strength, seed, fold, state, epochs, train_data_loss, …``.
 
         ``strength`` is NaN for an arm with fixed numbers, ``fold`` -1 in a study without folds, and the
-        test columns are NaN for cells that were not scored.
+        test columns are NaN for cells that were not scored. Of the weights of a complete trial: ``zeros``,
+        the share of exact zeros in kernels; ``units``, those that could be removed, and ``live_units``, those
+        of them that :func:`shrinkage.compact` would leave; ``parameters`` and ``compacted_parameters``. They
+        are NaN where a model has no graph to compact.
         """
         place = self._place()
         return runner.frame(self.spec, self._store().finished(), place.test_scores()).drop(columns="key")

@@ -22,15 +22,18 @@ from jax import lax
 from numpy.typing import NDArray
 
 from shrinkage.penalties import Penalty
-from shrinkage.recipe import Plan, bind, strip
+from shrinkage.recipe import Plan, Term, bind, strip
 from shrinkage.recipe.place import keep_losses_apart
 from shrinkage.recipe.select import ACTIVITY, sites, weights
+from shrinkage.recipe.units import Coupled, Sum, Unit, coupling
 from shrinkage.training.choose import Lowering
 from shrinkage.training.cohorts import Cell
 from shrinkage.training.initial import initialise, seed_dropout, with_fresh_names
 from shrinkage.training.keras_loop import OptimizerState, make_optimizer
 from shrinkage.training.lowering import lowered, traced
+from shrinkage.training.metrics import leaves
 from shrinkage.training.objective import measure_data_loss
+from shrinkage.training.proximal import is_proximal
 from shrinkage.training.task import Task
 
 Arrays = list[Any]
@@ -57,31 +60,31 @@ class State(NamedTuple):
     sums: Any
 
 
+_Key = tuple[tuple[str, str], ...]  # paths and targets that are charged together, mostly one
+
+
 @dataclass(frozen=True)
 class _Place:
-    """A weight or a layer that some arm charges, and the kinds of penalty that the arms have there."""
+    """What some arm charges: an output, a weight or a unit's weights; and the kinds of penalty there."""
 
-    path: str
-    target: str
+    key: _Key
     holder: Any
-    kinds: tuple[type[Penalty], ...]
+    unit: Unit | None
+    kinds: tuple[Penalty, ...]
 
-    def charge(self, regularizer: Any) -> None:
-        if self.target == ACTIVITY:
-            self.holder.activity_regularizer = regularizer
-            keep_losses_apart(self.holder)
-        else:
-            self.holder.regularizer = regularizer
+    @property
+    def attribute(self) -> str:
+        return "activity_regularizer" if self.key[0][1] == ACTIVITY else "regularizer"
 
+    @property
+    def at(self) -> tuple[int, str]:
+        """Where the charge is held; several places may share that, each for some of the arms."""
+        return id(self.holder), self.attribute
 
-class _LaneCharge(keras.Regularizer):  # type: ignore[misc]  # Keras has no type information
-    """Charges every kind of penalty of a place, with the coefficients of the lane that is being traced."""
-
-    def __init__(self, kinds: Sequence[type[Penalty]], coefficients: Sequence[Any]) -> None:
-        self.pairs = tuple(zip(kinds, coefficients, strict=True))
-
-    def __call__(self, w: Any) -> Any:
-        return sum(kind._value(w, *numbers) for kind, numbers in self.pairs)
+    def charges(self, coefficients: Iterator[Any]) -> list[Any]:
+        """Return each kind with the next coefficients."""
+        penalties = [kind.holding(tuple(next(coefficients))) for kind in self.kinds]
+        return penalties if self.unit is None else [Coupled(penalty, self.unit) for penalty in penalties]
 
 
 class Lanes:
@@ -108,7 +111,7 @@ class Lanes:
         model._symbolic_build(data_batch=task.batch(np.zeros(1, np.intp)))
         self._places = _places(model, self._plans)
         self._penalties = {
-            arm: {(term.path, term.target): term.penalty for term in plan.terms}
+            arm: {_key(terms): terms[0].penalty for terms in plan.together()}
             for arm, plan in self._plans.items()
         }
         self._weights = [np.array(v) for v in model.weights]
@@ -193,10 +196,10 @@ class Lanes:
                 found.append(np.array(rows, np.float32))
         return found
 
-    def _numbers(self, cell: Cell, place: _Place, kind: type[Penalty]) -> tuple[float, ...]:
+    def _numbers(self, cell: Cell, place: _Place, kind: Penalty) -> tuple[float, ...]:
         arm, strength = cell
-        penalty = self._penalties[arm].get((place.path, place.target))
-        if type(penalty) is not kind:
+        penalty = self._penalties[arm].get(place.key)
+        if penalty is None or type(penalty) is not type(kind):
             return (0.0,) * len(kind.names)
         return (penalty.at(strength) if penalty.varies else penalty).numbers()
 
@@ -215,12 +218,16 @@ class Lanes:
         values = {id(v): a for v, a in zip(model.trainable_variables, trainable, strict=True)}
         values |= {id(v): a for v, a in zip(model.non_trainable_variables, non_trainable, strict=True)}
         found = [values[id(v)] for v in model.weights]
-        if final and _averages(model.optimizer):
+        if final and any(leaf.use_ema for leaf in leaves(model.optimizer)):
             model.set_weights(found)
             for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
                 variable.assign(value)
             model.optimizer.finalize_variable_values(model.trainable_variables)
-            found = model.get_weights()
+            # Nothing is charged here, so a proximal optimizer does not know which zeros are its own.
+            zero = is_proximal(model.optimizer)
+            found = [
+                np.where(w == 0, w, a) if zero else a for w, a in zip(found, model.get_weights(), strict=True)
+            ]
         return tuple(np.array(a) for a in found)
 
     # --- one lane ---------------------------------------------------------------------------------------
@@ -240,13 +247,18 @@ class Lanes:
     def _charging(self, charged: Arrays) -> Iterator[None]:
         """Charge the places while one lane is traced; the model itself has no penalties."""
         coefficients = iter(charged)
+        parts: dict[tuple[int, str], list[Any]] = {}
         for place in self._places:
-            place.charge(_LaneCharge(place.kinds, [tuple(next(coefficients)) for _ in place.kinds]))
+            parts.setdefault(place.at, []).extend(place.charges(coefficients))
+        for place in self._places:
+            setattr(place.holder, place.attribute, Sum(parts[place.at]))
+            if place.attribute != "regularizer":
+                keep_losses_apart(place.holder)
         try:
             yield
         finally:
             for place in self._places:
-                place.charge(None)
+                setattr(place.holder, place.attribute, None)
 
     def _gradients(self, state: State, charged: Arrays, rows: Rows) -> tuple[Arrays, Arrays, Any]:
         """Return the gradients, the non-trainable state and what is added to ``sums``."""
@@ -272,9 +284,10 @@ class Lanes:
             gradients, rest, sums = self._in_micro_batches(state, charged, rows, n // micro)
         else:
             gradients, rest, sums = self._gradients(state, charged, rows)
-        trainable, optimizer = self.model.optimizer.stateless_apply(
-            state.optimizer, gradients, state.trainable
-        )
+        with self._charging(charged):  # a proximal optimizer asks the weights what they are charged
+            trainable, optimizer = self.model.optimizer.stateless_apply(
+                state.optimizer, gradients, state.trainable
+            )
         return State(list(trainable), list(rest), list(optimizer), state.sums + sums)
 
     def _in_micro_batches(
@@ -398,20 +411,31 @@ def _beside(work: Callable[[], Any]) -> Any:
     return value
 
 
+def _key(terms: Sequence[Term]) -> _Key:
+    return tuple((term.path, term.target) for term in terms)
+
+
 def _places(model: Any, plans: Mapping[str, Plan]) -> tuple[_Place, ...]:
     """Return every place that some arm charges; frozen weights are none, as Keras does not charge them."""
-    kinds: dict[tuple[str, str], dict[type[Penalty], None]] = {}
+    kinds: dict[_Key, dict[type[Penalty], Penalty]] = {}
+    names: dict[_Key, str] = {}
     for plan in plans.values():
-        for term in plan.terms:
-            if term.penalty is not None:
-                kinds.setdefault((term.path, term.target), {})[type(term.penalty)] = None
+        for terms in plan.together():
+            penalty = terms[0].penalty
+            if penalty is not None:
+                kinds.setdefault(_key(terms), {})[type(penalty)] = penalty
+                names[_key(terms)] = terms[0].unit
     layer_at = {s.path: s.layer for s in sites(model)}
-    weight_at = {w.path: w.variable for w in weights(model) if w.variable.trainable}
+    weight_at = {w.path: w for w in weights(model) if w.variable.trainable}
     found = []
-    for (path, target), each in kinds.items():
-        holder = (layer_at if target == ACTIVITY else weight_at).get(path)
-        if holder is not None:
-            found.append(_Place(path, target, holder, tuple(each)))
+    for key, each in kinds.items():
+        if key[0][1] == ACTIVITY:
+            found.append(_Place(key, layer_at[key[0][0]], None, tuple(each.values())))
+            continue
+        charged = [weight_at[path] for path, _ in key if path in weight_at]
+        if charged:
+            unit = coupling(names[key], charged, any(p.unitwise for p in each.values()))
+            found.append(_Place(key, charged[0].variable, unit, tuple(each.values())))
     return tuple(found)
 
 
@@ -420,9 +444,3 @@ def _place_of_rate(model: Any) -> int | None:
     before = len(model.trainable_variables) + len(model.non_trainable_variables)
     rate = model.optimizer.learning_rate
     return next((before + i for i, v in enumerate(model.optimizer.variables) if v is rate), None)
-
-
-def _averages(optimizer: Any) -> bool:
-    """Return whether an optimizer, or one inside it, keeps an average of the weights."""
-    inside = [*getattr(optimizer, "optimizers", ()), getattr(optimizer, "inner_optimizer", None)]
-    return bool(getattr(optimizer, "use_ema", False)) or any(_averages(o) for o in inside if o is not None)

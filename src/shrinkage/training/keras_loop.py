@@ -6,6 +6,7 @@ the strength, which is training state: nothing is traced again between strengths
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.cohorts import Cohort
 from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
 from shrinkage.training.objective import measure_data_loss
+from shrinkage.training.proximal import Proximal
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
 from shrinkage.training.task import Keep, Lane, Record, Result, Task
 
@@ -62,6 +64,9 @@ class _Compiled:
         """All that training changes."""
         model = self.model
         return [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
+
+
+_PROXIMAL = re.compile(r"\s*proximal\s*\((?P<name>.*)\)\s*", re.IGNORECASE)
 
 
 class KerasLoop:
@@ -159,7 +164,7 @@ def make_optimizer(given: Any, learning_rate: float | None) -> Any:
     Parameters
     ----------
     given
-        Keras's name of one, or whatever else ``keras.optimizers.get`` takes.
+        Keras's name of one, ``proximal(NAME)``, or whatever else ``keras.optimizers.get`` takes.
     learning_rate
         Its learning rate; None leaves its own.
 
@@ -171,7 +176,13 @@ def make_optimizer(given: Any, learning_rate: float | None) -> Any:
     try:
         # One that is given as an object serves several models, and is left as it is.
         is_object = isinstance(given, keras.optimizers.Optimizer)
-        optimizer = given.from_config(given.get_config()) if is_object else keras.optimizers.get(given)
+        inside = _PROXIMAL.fullmatch(given) if isinstance(given, str) else None
+        if inside:
+            optimizer = Proximal(make_optimizer(inside["name"].strip(), None))
+        else:
+            optimizer = given.from_config(given.get_config()) if is_object else keras.optimizers.get(given)
+    except ModelError:
+        raise
     except (TypeError, ValueError) as error:
         names = [n for n in dir(keras.optimizers) if n[:1].isupper()]
         raise ModelError(f"Keras has no optimizer {given!r}.{did_you_mean(str(given), names)}") from error

@@ -1,4 +1,4 @@
-"""Load a saved model that may hold penalties of ours."""
+"""Load a saved model that may hold penalties of ours, or our optimizer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import keras
 
-# Importing the penalties registers their classes with Keras, which loading needs.
-import shrinkage.penalties  # noqa: F401
+# Importing these registers their classes with Keras, which loading needs.
+import shrinkage.penalties
+import shrinkage.training.proximal  # noqa: F401
 from shrinkage.errors import ModelError
 
 
 def load_model(path: str | Path) -> Any:
-    """Return a saved Keras model, with the penalties that it was saved with, in Keras's safe mode.
+    """Return a saved Keras model, with its penalties and optimizer, in Keras's safe mode.
 
     Parameters
     ----------
