@@ -10,7 +10,7 @@ study: $(READY)
 	$(BIN)/shrinkage run examples/digits.toml -o runs/digits
 
 # On TensorFlow: the rooms that run on any backend. The others never touch one, or are the command line's.
-NEUTRAL := tests/conformance tests/penalties tests/recipe tests/training tests/test_models.py
+NEUTRAL := tests/conformance tests/compact tests/penalties tests/recipe tests/training tests/test_models.py
 
 test: $(READY)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2

@@ -546,6 +546,29 @@ def test_data_does_not_give_a_model_an_optimizer(shell, home):
     assert "RMSprop" not in json.dumps(found)
 
 
+def test_compact_writes_the_smaller_model_and_a_receipt(shell, home):
+    model = keras.saving.load_model(home / "m.keras")
+    kernel, bias = (np.array(w) for w in model.layers[0].get_weights())
+    kernel[:, :2], bias[:2] = 0, 0  # two of four units send nothing
+    model.layers[0].set_weights([kernel, bias])
+    model.save(home / "dead.keras")
+    ended = shell("compact", "dead.keras", "-o", "small.keras", "--data", "blobs.npz", "--json", cwd=home)
+    assert ended.code == 0, ended
+    receipt = json.loads(ended.out)
+    assert receipt["output"] == "small.keras"
+    assert receipt["after"]["parameters"] < receipt["before"]["parameters"]
+    smaller = keras.saving.load_model(home / "small.keras")
+    assert smaller.layers[0].units == 2
+    x = np.load(home / "blobs.npz")["x_test"]
+    np.testing.assert_allclose(
+        smaller.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
+    )
+    again = shell("compact", "dead.keras", "-o", "small.keras", cwd=home)
+    assert (again.code, "exists; add --force" in again.err) == (2, True)
+    told = shell("compact", "dead.keras", "-o", "small.keras", "--force", cwd=home)
+    assert re.search(r"first +Dense +4 → 2", told.out), told
+
+
 def test_apply_writes_a_file_that_keras_loads(shell, home):
     ended = shell(
         "apply",

@@ -12,7 +12,7 @@ import pytest
 import shrinkage
 
 #: Rooms whose examples need no network, no files and no time.
-ROOMS = ("errors", "penalties", "recipe", "models", "training", "data", "study")
+ROOMS = ("errors", "penalties", "recipe", "models", "training", "compact", "data", "study")
 
 
 def modules() -> list[str]:

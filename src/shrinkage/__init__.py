@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from shrinkage.compact import compact as compact
     from shrinkage.data import Data as Data
     from shrinkage.data import load_data as load_data
     from shrinkage.penalties import L1 as L1
@@ -41,6 +42,7 @@ _HOME = {
     "shrinkage.training.callbacks": ("StrengthSchedule", "Monitor"),
     "shrinkage.training.proximal": ("Proximal",),
     "shrinkage.training.saved": ("load_model",),
+    "shrinkage.compact": ("compact",),
     "shrinkage.data": ("Data", "load_data"),
     "shrinkage.study.study": ("Study",),
 }

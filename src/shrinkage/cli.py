@@ -244,7 +244,7 @@ def check(
 
     loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
     with _together(model, data):
-        findings = lint(loaded, samples)
+        findings = lint(loaded, _compiled(samples, loaded))
     if as_json:
         _print_json(findings.to_json())
     else:
@@ -267,7 +267,7 @@ def describe(
 
     loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
     with _together(model, data):
-        description = tell(loaded, samples)
+        description = tell(loaded, _compiled(samples, loaded))
     if as_json:
         _print_json(description.to_json())
     else:
@@ -291,7 +291,6 @@ def _together(model: Path, data: str | None) -> Iterator[None]:
 def _model_and_data(
     model: Path, data: str | None, label: str | None, data_dir: Path | None, allow_code: bool
 ) -> tuple[Any, Any]:
-    from shrinkage.training.objective import ensure_compiled
     from shrinkage.training.saved import load_model
 
     loaded = load_model(model)
@@ -302,9 +301,16 @@ def _model_and_data(
 
     found = load_data(data, data_dir=data_dir, label=label, allow_code=allow_code)
     check_fit(str(model), loaded, found)
-    x, y = found.scaled(found.x_train[:1000]), found.y_train[:1000]
-    ensure_compiled(loaded, y)
-    return loaded, (x, y)
+    return loaded, (found.scaled(found.x_train[:1000]), found.y_train[:1000])
+
+
+def _compiled(samples: Any, loaded: Any) -> Any:
+    """Return the samples, once the model has a loss to take of them."""
+    from shrinkage.training.objective import ensure_compiled
+
+    if samples is not None:
+        ensure_compiled(loaded, samples[1])
+    return samples
 
 
 @app.command()
@@ -347,6 +353,37 @@ def _check_output(output: Path, force: bool) -> None:
         _fail(f"the output must end in .keras; got {str(output)!r}.", 2)
     if output.exists() and not force:
         _fail(f"{str(output)!r} exists; add --force to replace it.", 2)
+
+
+@app.command()
+def compact(
+    model: _Model,
+    output: _Output,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A data set, to compare outputs on (default: random inputs).")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
+    data_dir: _DataDir = None,
+    allow_code: _AllowCode = False,
+    force: _Force = False,
+    as_json: _Json = False,
+) -> None:
+    """Remove the units of a saved model that do nothing, and save the smaller model."""
+    _require(model)
+    _check_output(output, force)
+    _load_keras()
+    from shrinkage.compact import compact as make_compact
+    from shrinkage.study.storage import save_model
+
+    loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
+    with _together(model, data):
+        smaller, receipt = make_compact(loaded, None if samples is None else samples[0])
+    save_model(smaller, output)
+    if as_json:
+        _print_json({"output": str(output), **receipt.as_dict()})
+    else:
+        print(receipt)
+        print(f"wrote {output}")
 
 
 @data_app.command("list")

@@ -23,6 +23,7 @@ from shrinkage.study import design, selection
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
 from shrinkage.study.references import ModelSource, model_source
+from shrinkage.study.sizes import COLUMNS, Sizes
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_json, write_text
 from shrinkage.study.summary import Summary
@@ -76,6 +77,7 @@ class Bench:
     source: ModelSource
     objective: Objective
     loop: Loop
+    sizes: Sizes
     facts: Mapping[str, str]
     trials: tuple[Trial, ...]
 
@@ -122,7 +124,8 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         "backend": keras.backend.backend(),
         "loop": type(loop).__name__,
     }
-    return Bench(spec, data, source, objective, loop, facts, design.trials(spec, facts))
+    sizes = Sizes(source.build)
+    return Bench(spec, data, source, objective, loop, sizes, facts, design.trials(spec, facts))
 
 
 def _check_objective(objective: Objective, model: Any, data: Data) -> None:
@@ -268,11 +271,13 @@ def _digest(spec: StudySpec, trials: tuple[Trial, ...]) -> str:
 def _store(bench: Bench, trial: Trial, result: Result, directory: RunDirectory, store: TrialStore) -> None:
     rows = [{"epoch": r.epoch, **r.values} for r in result.records]
     directory.write_curve(trial, rows)
+    sizes = {}
     if result.state == "complete":
         directory.write_weights(trial.key, result.weights)
+        sizes = bench.sizes.of(result.weights)
     at_rungs = [result.records[epoch - 1] for epoch in bench.spec.stops if epoch <= len(result.records)]
     rungs = {record.epoch: record.values["val_data_loss"] for record in at_rungs}
-    store.add(trial, result.state, {"epochs": result.best, **result.values}, rungs)
+    store.add(trial, result.state, {"epochs": result.best, **result.values, **sizes}, rungs)
 
 
 def _prune(bench: Bench, directory: RunDirectory, store: TrialStore) -> None:
@@ -326,7 +331,7 @@ def frame(spec: StudySpec, finished: Mapping[str, Any], scores: Mapping[str, Any
         "val_data_loss",
         "penalty",
     ]
-    columns += ["train_accuracy", "val_accuracy", "test_data_loss", "test_accuracy"]
+    columns += ["train_accuracy", "val_accuracy", "test_data_loss", "test_accuracy", *COLUMNS]
     rows = [
         {**dict.fromkeys(columns), **row, **scores.get(key, {}), "key": key} for key, row in finished.items()
     ]
