@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STUDIES = ("digits.toml", "emnist_regularizers.toml", "mnist_lambda_sweep.toml")
-SCRIPTS = ("conv2d_regularizers.py", "dense_regularizers.py", "keras_identifiers.py")
+SCRIPTS = ("conv2d_regularizers.py", "dense_regularizers.py", "keras_identifiers.py", "smaller_model.py")
 
 OF_ALL = ["conv_1", "conv_2", "dense_1", "head"]
 WEIGHTS = [f"{layer}/{role}" for layer in OF_ALL for role in ("kernel", "bias")]
@@ -285,6 +285,18 @@ def test_conv2d_regularizers_puts_three_recipes_on_three_networks(capsys):
         assert f"accuracy {accuracy:.3f}" in printed
     # The linter of each: nothing; L1 without a prox; and L2 before a normalization as well.
     assert (printed.count("No findings."), printed.count("SH205"), printed.count("SH201")) == (1, 2, 1)
+
+
+def test_smaller_model_trades_accuracy_for_size_and_compacts(tmp_path, capsys, monkeypatch):
+    figure, module = tmp_path / "curve.png", script("smaller_model.py")
+    monkeypatch.setattr(module, "STRENGTHS", (0.0, 0.003))
+    rows, receipt = module.main(["--epochs", "3", "--figure", str(figure)])
+    (_, whole, _), (_, less, _) = rows
+    assert whole == receipt.before.parameters
+    assert less == receipt.after.parameters < whole / 2
+    assert receipt.largest_difference <= 1e-5
+    assert figure.stat().st_size > 5000
+    assert str(receipt) in capsys.readouterr().out
 
 
 def test_the_networks_of_conv2d_regularizers_have_the_inputs_and_layers_that_they_claim():
