@@ -13,8 +13,8 @@ study: $(READY)
 NEUTRAL := tests/conformance tests/compact tests/penalties tests/recipe tests/training tests/test_models.py
 
 test: $(READY)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 $(NEUTRAL)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 3 --dist worksteal
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 3 --dist worksteal $(NEUTRAL)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -108,6 +108,7 @@ def test_of_every_arm_the_best_half_goes_on(drawn, rung):
 # --- exactly where they were ---------------------------------------------------------------------------
 
 
+@pytest.mark.jax_only  # a minute elsewhere, and the rungs are the same code for both loops
 def test_a_full_grid_chooses_the_same_at_each_rung(name):
     found, full = trained(loop_of(name, task())), trained(loop_of(name, task(rungs=())))
     alive = list(CELLS)
