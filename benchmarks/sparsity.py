@@ -227,7 +227,7 @@ def step(options: argparse.Namespace) -> None:
 
 
 CNN = "conv_1: unit = group_lasso(0.004); conv_2: unit = group_lasso(0.0018)"
-RESNET = "block_*_inner: unit = group_lasso(0.003)"
+RESNET = "block_*_inner: unit = group_lasso(0.01)"
 PARTS = {
     "zeros": zeros,
     "cnn": lambda options: smaller("CNN 32-64-10", cnn, CNN, 60_000, options),
