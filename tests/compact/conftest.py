@@ -18,7 +18,7 @@ def outputs(model: Any, x: Any) -> list[np.ndarray]:
     return [np.asarray(ops.convert_to_numpy(t)) for t in tree.flatten(model(x, training=False))]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def in_a_hurry(compiled_once: None) -> Iterator[None]:
     """Most of the time goes into compiling, on JAX, operations that run once; drawing weights is one."""
 

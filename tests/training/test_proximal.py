@@ -68,6 +68,13 @@ def _loop(optimizer: Any, weight: Any, gradient: Any, steps: int) -> None:
 
         run()
         return
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            for _ in range(steps):
+                optimizer.apply([optimizer.scale_loss(1.0) * gradient(weight.value)], [weight])
+        return
     import jax
 
     def step(carry: Any, _: Any) -> Any:
