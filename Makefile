@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study test lint bench lock clean
+.PHONY: study test thorough lint bench lock clean
 
 study: $(READY)
 	$(BIN)/shrinkage run examples/digits.toml -o runs/digits
@@ -12,9 +12,15 @@ study: $(READY)
 # On TensorFlow: the rooms that run on any backend. The others never touch one, or are the command line's.
 NEUTRAL := tests/conformance tests/compact tests/penalties tests/recipe tests/training tests/test_models.py
 
+PYTEST := $(BIN)/python -m pytest -q -n 3 --dist worksteal
+
 test: $(READY)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 3 --dist worksteal
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 3 --dist worksteal $(NEUTRAL)
+	KERAS_BACKEND=jax $(PYTEST) -m "not thorough"
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough" $(NEUTRAL)
+
+# More cases of the same, which take some minutes.
+thorough: $(READY)
+	KERAS_BACKEND=jax $(PYTEST) -m thorough
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from shrinkage.errors import ModelError, RecipeError, RunError, SpecError, Train
 from shrinkage.study import runner
 from shrinkage.study.compare import summarise
 from shrinkage.study.selection import cells, select
+from shrinkage.study.sizes import COLUMNS
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
 
@@ -400,7 +401,8 @@ def test_changed_data_and_a_changed_model_are_refused(bench, blobs, finished, ex
         run(runner.prepare(bench.spec, other, False), path)
     facts = {**bench.facts, "model": "other"}
     moved = runner.Bench(
-        bench.spec, blobs, bench.source, bench.objective, bench.loop, facts, bench.trials[:-1]
+        *(bench.spec, blobs, bench.source, bench.objective, bench.loop, bench.sizes, facts),
+        bench.trials[:-1],
     )
     with pytest.raises(RunError, match="The model of this study changed"):
         run(moved, path)
@@ -418,7 +420,7 @@ def test_a_storage_without_its_curves_is_refused(bench, blobs, finished, tmp_pat
 
 def test_an_empty_table_has_its_columns(bench, expected):
     empty = runner.frame(bench.spec, {}, {})
-    assert list(empty.columns) == [*expected["frame"].columns[:13], "key"]
+    assert list(empty.columns) == [*expected["frame"].columns[:13], *COLUMNS, "key"]
     assert len(empty) == 0
 
 
@@ -612,7 +614,7 @@ def test_class_weights_and_an_arms_own_learning_rate_reach_the_training(blobs, t
     assert tables["balanced"].loc["none", "test_accuracy"] > share
 
 
-@pytest.mark.parametrize("loop", ["auto", "keras"])
+@pytest.mark.parametrize("loop", ["auto", pytest.param("keras", marks=pytest.mark.thorough)])
 def test_halving_ends_with_the_same_bits_whenever_it_is_killed(blobs, tmp_path, loop):
     grid = {"name": "L2", "recipe": "Dense: kernel = l2(strength)", "strengths": [1e-3, 1e-2, 0.1, 1.0, 3.0]}
     training = {**FIELDS["training"], "epochs": 4, "loop": loop}

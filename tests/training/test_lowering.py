@@ -20,6 +20,7 @@ from jax import lax
 from shrinkage.training.lowering import lowered, traced
 
 CASES, TOGETHER = 320, 10
+QUICK = 8  # groups that every run of the tests takes; all of them are thorough
 TOLERANCE = 1e-5  # of the largest number, in float32
 CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
                 "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")  # fmt: skip
@@ -95,7 +96,10 @@ def losses(layer: Any, shape: tuple[int, ...], dice: np.random.Generator) -> Any
     return loss, (weights, x)
 
 
-@pytest.mark.parametrize("group", range(CASES // TOGETHER))
+@pytest.mark.parametrize(
+    "group",
+    [pytest.param(i, marks=[pytest.mark.thorough] if i >= QUICK else []) for i in range(CASES // TOGETHER)],
+)
 def test_random_layers_have_the_same_values_and_gradients(group):
     dice = np.random.default_rng([7, group])
     drawn = [a_layer(dice) for _ in range(TOGETHER)]
