@@ -226,7 +226,7 @@ def step(options: argparse.Namespace) -> None:
         print(f"  {name:<66} {middle:.3f} [{low:.3f}, {high:.3f}] (at most 1.05)", flush=True)
 
 
-CNN = "conv_1: unit = group_lasso(0.004); conv_2: unit = group_lasso(0.0018)"
+CNN = "conv_1: unit = group_lasso(0.003); conv_2: unit = group_lasso(0.0015)"
 RESNET = "block_*_inner: unit = group_lasso(0.01)"
 PARTS = {
     "zeros": zeros,

@@ -49,8 +49,9 @@ def draw(rows, path):
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.semilogx([size for _, size, _ in rows], [accuracy for *_, accuracy in rows], "o-", color="#0072B2")
-    for strength, *place in rows:
-        axes.annotate(f"λ = {strength:g}", place, textcoords="offset points", xytext=(5, -12), fontsize=8)
+    for i, (strength, *place) in enumerate(rows):
+        off = (-8, 8) if i % 2 else (5, -12)  # neighbours may lie close together
+        axes.annotate(f"λ = {strength:g}", place, textcoords="offset points", xytext=off, fontsize=8)
     axes.set(xlabel="parameters after compaction", ylabel="test accuracy, %")
     axes.margins(x=0.2, y=0.15)
     figure.savefig(path, dpi=150)

@@ -290,7 +290,7 @@ def test_conv2d_regularizers_puts_three_recipes_on_three_networks(capsys):
 def test_smaller_model_trades_accuracy_for_size_and_compacts(tmp_path, capsys, monkeypatch):
     figure, module = tmp_path / "curve.png", script("smaller_model.py")
     monkeypatch.setattr(module, "STRENGTHS", (0.0, 0.02))
-    rows, receipt = module.main(["--epochs", "6", "--figure", str(figure)])
+    rows, receipt = module.main(["--epochs", "4", "--figure", str(figure)])
     (_, whole, _), (_, less, _) = rows
     assert whole == receipt.before.parameters
     assert less == receipt.after.parameters < whole / 2

@@ -115,9 +115,9 @@ def _taken(arrays: Any, start: int, size: int) -> Any:
 
 def weight_charge(charge: Charge) -> float:
     """Return what a weight is charged now (0 for a frozen one), as Keras charges it."""
-    return (
-        0.0 if charge.frozen or charge.weight is None else float(charge.regularizer(charge.weight.variable))
-    )
+    if charge.frozen or charge.weight is None:
+        return 0.0
+    return float(ops.convert_to_numpy(charge.regularizer(charge.weight.variable)))
 
 
 def activity_charges(model: Any, x: Any) -> dict[str, float]:
