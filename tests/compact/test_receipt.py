@@ -153,8 +153,11 @@ def test_a_survey_counts_biases_that_come_on(randomize, silence):
 
 def test_a_survey_neither_calls_nor_changes_the_model(randomize, monkeypatch):
     model = randomize(mlp((4,), 2, hidden=[5]))
+    before = model.get_weights()
     monkeypatch.setattr(type(model), "__call__", None)
     survey(model)
+    for was, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
 
 
 def test_a_survey_of_a_subclassed_model_is_an_error():

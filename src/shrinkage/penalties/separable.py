@@ -7,10 +7,9 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from shrinkage.errors import StrengthError
 from shrinkage.penalties import prox
 from shrinkage.penalties.base import Penalty
-from shrinkage.penalties.strength import Multiple, check_strength
+from shrinkage.penalties.strength import Multiple, check_strength, shares
 
 _register = keras.saving.register_keras_serializable("shrinkage")
 
@@ -215,12 +214,7 @@ class L1L2(Penalty):
         >>> L1L2.from_ratio(0.4, 0.25)
         L1L2(l1=0.1, l2=0.30000000000000004)
         """
-        ratio = check_strength(l1_ratio, "l1_ratio")
-        if ratio > 1:
-            raise StrengthError(f"l1_ratio must lie in [0, 1]; got {l1_ratio!r}.")
-        if not isinstance(strength, Multiple):
-            strength = check_strength(strength)
-        return cls(ratio * strength, (1 - ratio) * strength)
+        return cls(*shares(strength, l1_ratio))
 
     @property
     def l1(self) -> float:

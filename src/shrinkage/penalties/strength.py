@@ -43,6 +43,22 @@ def check_strength(value: Any, name: str = "strength") -> float:
     raise StrengthError(f"{name} must be a finite number ≥ 0; got {shown(value)}.")
 
 
+def shares(strength: float | Multiple, l1_ratio: float) -> tuple[float | Multiple, float | Multiple]:
+    """Return strength · l1_ratio and strength · (1 − l1_ratio).
+
+    Raises
+    ------
+    StrengthError
+        If one of the two is no strength, or the ratio is above 1.
+    """
+    ratio = check_strength(l1_ratio, "l1_ratio")
+    if ratio > 1:
+        raise StrengthError(f"l1_ratio must lie in [0, 1]; got {l1_ratio!r}.")
+    if not isinstance(strength, Multiple):
+        strength = check_strength(strength)
+    return ratio * strength, (1 - ratio) * strength
+
+
 def _is_number(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
     if dtype is None:

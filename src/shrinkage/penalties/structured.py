@@ -7,11 +7,10 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from shrinkage.errors import StrengthError
 from shrinkage.penalties import groups
 from shrinkage.penalties.base import Penalty
 from shrinkage.penalties.prox import Tensor
-from shrinkage.penalties.strength import Multiple, check_strength
+from shrinkage.penalties.strength import Multiple, shares
 
 _register = keras.saving.register_keras_serializable("shrinkage")
 
@@ -126,9 +125,4 @@ class SparseGroupLasso(Penalty):
         >>> SparseGroupLasso.from_ratio(0.5, 0.5)
         SparseGroupLasso(l1=0.25, group=0.25)
         """
-        ratio = check_strength(l1_ratio, "l1_ratio")
-        if ratio > 1:
-            raise StrengthError(f"l1_ratio must lie in [0, 1]; got {l1_ratio!r}.")
-        if not isinstance(strength, Multiple):
-            strength = check_strength(strength)
-        return cls(ratio * strength, (1 - ratio) * strength)
+        return cls(*shares(strength, l1_ratio))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class Unit:
             if layout == "transposed":
                 shape = (*shape[:-2], shape[-1], shape[-2])
             units = shape[-1] * (shape[-2] if layout == "depthwise" else 1)
-            count = _size(shape) // units
+            count = math.prod(shape) // units
             part = ops.reshape(matrix[start : start + count], shape)
             start += count
             part = ops.swapaxes(part, -1, -2) if layout == "transposed" else part
@@ -69,13 +70,6 @@ class Unit:
             value = ops.swapaxes(value, -1, -2)
         units = value.shape[-1] * (value.shape[-2] if layout == "depthwise" else 1)
         return ops.reshape(value, (-1, units))
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 class Coupled(keras.Regularizer):  # type: ignore[misc]  # Keras has no type information

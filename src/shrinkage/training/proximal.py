@@ -83,7 +83,7 @@ class Proximal(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has n
         for leaf in leaves(inner):
             metric_of(leaf)
         # In a namespace: Keras saves the variables of every optimizer that it finds in an attribute.
-        self.__dict__["_held"] = SimpleNamespace(inner=inner, strengths={})
+        self.__dict__["_held"] = SimpleNamespace(inner=inner)
         super().__init__(
             learning_rate=0.0, loss_scale_factor=getattr(inner, "loss_scale_factor", None), name=name
         )
@@ -115,10 +115,8 @@ class Proximal(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has n
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return updated variables and state; see Keras's ``Optimizer.stateless_apply``."""
         inner = self.unwrap()
-        own, strengths = (
-            list(optimizer_variables[: len(inner.variables)]),
-            optimizer_variables[len(inner.variables) :],
-        )
+        mine = len(inner.variables)
+        own, strengths = list(optimizer_variables[:mine]), optimizer_variables[mine:]
         held = dict(zip(map(id, self._strengths()), strengths, strict=True))
         with self._hooks(held):
             trained, state = inner.stateless_apply(own, grads, trainable_variables)
