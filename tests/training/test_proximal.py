@@ -119,9 +119,11 @@ KINDS = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "clipnorm": {"clipnorm": 0.3},
+    # Below √5 · STRENGTH, the norm of the data gradient at the solution, so that they go on to the end.
+    # Less than √5 · STRENGTH, the least norm of the data gradient at the solution: clipping never ends.
+    "clipnorm": {"clipnorm": 0.2},
     "clipvalue": {"clipvalue": 0.08},
-    "global_clipnorm": {"global_clipnorm": 0.3},
+    "global_clipnorm": {"global_clipnorm": 0.2},
     "accumulation": {"gradient_accumulation_steps": 2},
     "schedule": {},
     "EMA": {"use_ema": True, "ema_momentum": 0.9},
