@@ -203,7 +203,7 @@ def run(
         figures.learning_curves(summary, job.curves(), directory / "learning_curves.png"),
     ]
     if as_json:
-        _print_json({"directory": str(directory), **summary.to_json()})
+        _print_json({"directory": str(directory), **json.loads((directory / "summary.json").read_text())})
         return
     console = terminal.console()
     console.print(terminal.answer(summary, console.width))

@@ -17,10 +17,11 @@ from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, RunError, SpecError, TrainingError
 from shrinkage.study import runner
 from shrinkage.study.compare import summarise
+from shrinkage.study.results import SIZES, frame
 from shrinkage.study.selection import cells, select
-from shrinkage.study.sizes import COLUMNS
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.summary import Summary
 
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = [
@@ -92,7 +93,7 @@ def run(bench, path, watch=None):
 def table(bench, path):
     place = RunDirectory(path)
     finished = TrialStore(path, bench.spec.storage, bench.spec.name).finished()
-    return runner.frame(bench.spec, finished, place.test_scores())
+    return frame([arm.name for arm in bench.spec.all_arms], finished, place.test_scores())
 
 
 def contents(bench, path):
@@ -217,6 +218,7 @@ def test_one_curve_row_a_trial_and_epoch(expected):
 def test_the_summary_is_what_the_tables_say(bench, finished, expected):
     path, summary, _ = finished
     stored = json.loads((path / "summary.json").read_text())
+    assert stored.pop("evidence")
     assert stored == summary.to_json() == json.loads(json.dumps(summary.to_json()))
     again = summarise(
         expected["frame"].drop(columns="key"),
@@ -228,6 +230,7 @@ def test_the_summary_is_what_the_tables_say(bench, finished, expected):
         n_test_over_n_train=None,
     )
     assert again.to_json() == stored
+    assert Summary.from_json(stored).to_json() == stored
 
 
 def test_a_run_says_what_it_does(bench, finished):
@@ -419,8 +422,8 @@ def test_a_storage_without_its_curves_is_refused(bench, blobs, finished, tmp_pat
 
 
 def test_an_empty_table_has_its_columns(bench, expected):
-    empty = runner.frame(bench.spec, {}, {})
-    assert list(empty.columns) == [*expected["frame"].columns[:13], *COLUMNS, "key"]
+    empty = frame([arm.name for arm in bench.spec.all_arms], {}, {})
+    assert list(empty.columns) == [*expected["frame"].columns[:13], *SIZES, "key"]
     assert len(empty) == 0
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from shrinkage import Study, compact
-from shrinkage.study.sizes import COLUMNS, Sizes
+from shrinkage.study.results import SIZES
+from shrinkage.study.sizes import Sizes
 
 
 def build(input_shape=(6,), classes=3):
@@ -22,7 +23,7 @@ def test_dead_units_and_zeros_are_counted():
     weights = [np.ones_like(w) for w in build().get_weights()]
     weights[0][:, :3], weights[1][:3] = 0, 0  # three units send nothing
     found = Sizes(build).of(weights)
-    assert tuple(found) == COLUMNS
+    assert tuple(found) == SIZES
     zeros = 3 * 6 / (6 * 8 + 8 * 3)
     assert found == pytest.approx(
         {"zeros": zeros, "units": 8, "live_units": 5, "parameters": 83, "compacted_parameters": 53}

@@ -296,13 +296,13 @@ def test_clear_removes_what_a_run_wrote_and_nothing_else(place, tmp_path):
         place.write_test_scores({"key0": {"test_data_loss": 0.5}})
         write_json(place.summary, {})
         TrialStore(place.path, None, "s").claim("d", FACTS, ARMS)
-        for name in ("validation_curve.png", "learning_curves.png", "study.db-journal"):
+        for name in ("validation_curve.png", "learning_curves.png", "report.html", "study.db-journal"):
             (place.path / name).touch()
-        for name in ("notes.md", "report.html", ".env"):
+        for name in ("notes.md", "my_report.html", ".env"):
             (place.path / name).write_text("mine")
         (place.path / "inputs").symlink_to(tmp_path / "precious")
         place.clear()
-    assert {p.name for p in place.path.iterdir()} == {"notes.md", "report.html", ".env", ".shrinkage-lock"}
+    assert {p.name for p in place.path.iterdir()} == {"notes.md", "my_report.html", ".env", ".shrinkage-lock"}
     assert (tmp_path / "precious" / "data").read_text() == "mine"
     place.clear()
 

@@ -192,8 +192,16 @@ class Cut:
                 found[id(mixture.handler.layer)] = shift
         return found
 
-    def units(self) -> tuple[int, int]:
-        """Return how many units there are that could go, and how many of these stay."""
-        total = sum(int(np.count_nonzero(~self._fixed[m.outputs])) for m in self._mixtures)
-        gone = sum(int(np.count_nonzero(self._gone[m.outputs])) for m in self._mixtures)
-        return total, total - gone
+    def units(self) -> dict[str, tuple[int, int]]:
+        """Return, by the path of a layer, how many units there are that could go, and how many of these stay.
+
+        Layers none of whose units could go are left out.
+        """
+        paths = {id(call.operation): call.path for call in reversed(self.graph.calls)}
+        found = {}
+        for mixture in self._mixtures:
+            total = int(np.count_nonzero(~self._fixed[mixture.outputs]))
+            gone = int(np.count_nonzero(self._gone[mixture.outputs]))
+            if total:
+                found[paths[id(mixture.handler.layer)]] = total, total - gone
+        return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 WIDTH = 100
@@ -111,8 +111,8 @@ class Receipt:
 
     def _totals(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("", "before", "after", "")]
-        for name, field, form in _TOTALS:
-            old, new = getattr(self.before, field), getattr(self.after, field)
+        for name, key, form in _TOTALS:
+            old, new = getattr(self.before, key), getattr(self.after, key)
             if old is not None and new is not None:
                 rows.append(
                     (name, form.format(old), form.format(new), f"{100 * new / old:.1f} %" if old else "")
@@ -130,6 +130,15 @@ _TOTALS = (
 
 
 @dataclass(frozen=True)
+class LayerUnits:
+    """One layer that has units which could go: how many, and how many of these compaction would leave."""
+
+    path: str
+    units: int
+    live_units: int
+
+
+@dataclass(frozen=True)
 class Survey:
     """What compaction would leave of a model with its present weights; ``print`` it, or read the fields.
 
@@ -142,6 +151,8 @@ class Survey:
         compaction leaves.
     parameters, parameters_after
         Entries of all weights, now and after compaction.
+    layers
+        The units, layer by layer.
 
     Examples
     --------
@@ -155,6 +166,7 @@ class Survey:
     live_units: int
     parameters: int
     parameters_after: int
+    layers: tuple[LayerUnits, ...] = field(default=(), repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

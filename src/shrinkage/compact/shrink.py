@@ -15,7 +15,7 @@ from shrinkage.compact.handlers import values
 from shrinkage.compact.measure import Cost, costs, latencies, size_on_disk
 from shrinkage.compact.penalized import carry_penalties
 from shrinkage.compact.rebuild import Rebuild
-from shrinkage.compact.receipt import LayerRow, Receipt, Survey, Totals
+from shrinkage.compact.receipt import LayerRow, LayerUnits, Receipt, Survey, Totals
 from shrinkage.compact.verify import compare, inputs
 from shrinkage.errors import ModelError
 from shrinkage.recipe import sites
@@ -113,8 +113,15 @@ def survey(model: Any) -> Survey:
     entries = sum(math.prod(v.shape) for v in kernels)
     zeros = sum(math.prod(v.shape) - int(np.count_nonzero(values(v))) for v in kernels)
     parameters = model.count_params()
-    units, live = cut.units()
-    return Survey(zeros / entries if entries else 0.0, units, live, parameters, parameters + _saving(cut))
+    layers = tuple(LayerUnits(path, *counts) for path, counts in cut.units().items())
+    return Survey(
+        zeros=zeros / entries if entries else 0.0,
+        units=sum(layer.units for layer in layers),
+        live_units=sum(layer.live_units for layer in layers),
+        parameters=parameters,
+        parameters_after=parameters + _saving(cut),
+        layers=layers,
+    )
 
 
 def _saving(cut: Cut) -> int:

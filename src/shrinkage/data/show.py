@@ -113,7 +113,7 @@ def describe_data(data: Data) -> DataSummary:
         x_dtype=str(data.x_train.dtype),
         y_dtype=str(data.y_train.dtype),
         classes=classes,
-        labels=_label_names(data),
+        labels=label_names(data),
         train_counts=_counts(data.y_train, classes),
         test_counts=_counts(data.y_test, classes),
         value_range=(float(low), float(high)),
@@ -123,14 +123,15 @@ def describe_data(data: Data) -> DataSummary:
     )
 
 
-def _class_numbers(y: NDArray[Any]) -> NDArray[Any]:
+def class_numbers(y: NDArray[Any]) -> NDArray[Any]:
+    """Return class numbers (N,) of targets that are such, or one-hot (N, K)."""
     return y.argmax(axis=1) if y.ndim == 2 else y
 
 
 def _counts(y: NDArray[Any], classes: int) -> tuple[int, ...]:
     if not classes:
         return ()
-    return tuple(int(n) for n in np.bincount(_class_numbers(y), minlength=classes))
+    return tuple(int(n) for n in np.bincount(class_numbers(y), minlength=classes))
 
 
 def draw_samples(data: Data, path: str | os.PathLike[str], *, per_class: int = 8) -> Path | None:
@@ -174,7 +175,7 @@ def draw_samples(data: Data, path: str | os.PathLike[str], *, per_class: int = 8
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = _sample_rows(data, per_class)
+    rows = sample_rows(data, per_class)
     figure = Figure(figsize=(0.6 * per_class + 1.6, 0.6 * len(rows) + 0.4))
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), per_class, squeeze=False)
@@ -183,7 +184,11 @@ def draw_samples(data: Data, path: str | os.PathLike[str], *, per_class: int = 8
             axis.set_axis_off()
             if column < len(chosen):
                 axis.imshow(
-                    _picture(data, chosen[column]), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+                    picture(data.x_train[chosen[column]]),
+                    cmap="gray",
+                    vmin=0,
+                    vmax=1,
+                    interpolation="nearest",
                 )
         # A class may be called anything, dollar signs included.
         where = {"transform": axes[0].transAxes, "ha": "right", "va": "center"}
@@ -198,13 +203,14 @@ def draw_samples(data: Data, path: str | os.PathLike[str], *, per_class: int = 8
     return target
 
 
-def _sample_rows(data: Data, per_class: int) -> list[tuple[str, NDArray[np.intp]]]:
+def sample_rows(data: Data, per_class: int) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return names of classes and training rows of each, chosen by a fixed seed; any for a regression."""
     random = np.random.RandomState(_SEED)
     if not data.classes:
         order = random.permutation(len(data.x_train))[: 8 * per_class]
         return [("", order[low : low + per_class]) for low in range(0, len(order), per_class)]
-    numbers = _class_numbers(data.y_train)
-    labels = _label_names(data)
+    numbers = class_numbers(data.y_train)
+    labels = label_names(data)
     rows = []
     for k in range(min(data.classes, MAX_ROWS)):
         members = np.flatnonzero(numbers == k)
@@ -212,19 +218,19 @@ def _sample_rows(data: Data, per_class: int) -> list[tuple[str, NDArray[np.intp]
     return rows
 
 
-def _label_names(data: Data) -> tuple[str, ...]:
+def label_names(data: Data) -> tuple[str, ...]:
     """Return class names, numbers where the set has none."""
     return data.labels or tuple(str(k) for k in range(data.classes))
 
 
-def _picture(data: Data, index: int) -> NDArray[Any]:
-    """Return one training image with values in [0, 1], H×W or H×W×3."""
-    image = np.asarray(data.x_train[index : index + 1], np.float32)[0]
-    if data.x_train.dtype == np.uint8:
-        image = image / 255
+def picture(image: NDArray[Any]) -> NDArray[Any]:
+    """Return one image, H×W×C as its data set holds it, with values in [0, 1], H×W or H×W×3."""
+    pixels: NDArray[Any] = np.asarray(image, np.float32)
+    if image.dtype == np.uint8:
+        pixels = pixels / 255
     else:
-        low, high = float(image.min()), float(image.max())
+        low, high = float(pixels.min()), float(pixels.max())
         if low < 0 or high > 1:  # unknown units: shown by their own range
-            image = (image - low) / ((high - low) or 1.0)
-    picture: NDArray[Any] = image[..., :3] if image.shape[-1] in (3, 4) else image[..., 0]
-    return picture
+            pixels = (pixels - low) / ((high - low) or 1.0)
+    shown: NDArray[Any] = pixels[..., :3] if pixels.shape[-1] in (3, 4) else pixels[..., 0]
+    return shown

@@ -18,19 +18,21 @@ from keras.src.trainers import compile_utils
 
 from shrinkage.data import Data
 from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError, TrainingError
-from shrinkage.recipe import Recipe, apply, bind, strip
+from shrinkage.recipe import Recipe, bind, strip
 from shrinkage.study import design, selection
-from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
+from shrinkage.study.outcome import conclude
+from shrinkage.study.provenance import noted
 from shrinkage.study.references import ModelSource, model_source
-from shrinkage.study.sizes import COLUMNS, Sizes
+from shrinkage.study.results import frame
+from shrinkage.study.sizes import Sizes
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_json, write_text
+from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
 from shrinkage.study.summary import Summary
 from shrinkage.training.choose import make_loop
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import make_optimizer
-from shrinkage.training.objective import Objective, best_guess, resolve_objective
+from shrinkage.training.objective import Objective, resolve_objective
 from shrinkage.training.task import Loop, Record, Result, Task
 
 _PRUNED = 8  # full cells whose weights may pile up; to tell which arm leads takes a while
@@ -186,6 +188,18 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
 
     The caller holds the directory's lock.
     """
+    with noted(directory, keras.backend.backend(), _devices()):
+        return _run(bench, directory, observer)
+
+
+def _devices() -> str:
+    try:
+        return ", ".join(keras.distribution.list_devices())
+    except (AttributeError, NotImplementedError):  # not every backend says
+        return ""
+
+
+def _run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     spec = bench.spec
     store = _open(bench, directory)
     todo = design.pending(bench.trials, store.finished())
@@ -202,11 +216,8 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
                 _prune(bench, directory, store)
     directory.checkpoints.clear()
     finished = store.finished()
-    scores = _score(bench, directory, frame(spec, finished, {}), observer)
-    summary = answer(bench, directory, frame(spec, finished, scores))
-    write_json(directory.summary, summary.to_json())
-    _save_best(bench, directory, summary, finished)
-    return summary
+    scores = _score(bench, directory, _table(spec, finished), observer)
+    return conclude(bench, directory, finished, scores)
 
 
 def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
@@ -251,7 +262,7 @@ def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: b
         if line:
             observer.say(line)
 
-    stored = json.loads(directory.plan.read_text()) if directory.plan.exists() else None
+    stored = directory.read_json(directory.plan)
     with _named_failures():
         line = bench.loop.decide(stored, keep, directory.checkpoints) if trains or stored else ""
     if trains:
@@ -282,12 +293,16 @@ def _store(bench: Bench, trial: Trial, result: Result, directory: RunDirectory, 
 
 def _prune(bench: Bench, directory: RunDirectory, store: TrialStore) -> None:
     """Keep weights only of each arm's best cell and of unfinished ones: those that may yet be scored."""
-    table = frame(bench.spec, store.finished(), {})
+    table = _table(bench.spec, store.finished())
     unfinished = {t.cell for t in design.pending(bench.trials, table["key"])}
     strengths = table["strength"].astype(object).where(table["strength"].notna(), None)
     cells = [cell not in unfinished for cell in zip(table["arm"], strengths, strict=True)]
     chosen = _chosen_cells(table[cells]) | unfinished
     directory.keep_weights([t.key for t in bench.trials if t.cell in chosen])
+
+
+def _table(spec: StudySpec, finished: Mapping[str, Any]) -> pd.DataFrame:
+    return frame([arm.name for arm in spec.all_arms], finished, {})
 
 
 def _chosen_cells(table: pd.DataFrame) -> set[tuple[str, float | None]]:
@@ -316,69 +331,3 @@ def _score(
         directory.write_test_scores(scores)
     directory.keep_weights([t.key for t in bench.trials if t.cell in chosen])
     return scores
-
-
-def frame(spec: StudySpec, finished: Mapping[str, Any], scores: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the tidy table: one row a finished trial, sorted by arm, strength, seed and fold."""
-    columns = [
-        "arm",
-        "strength",
-        "seed",
-        "fold",
-        "state",
-        "epochs",
-        "train_data_loss",
-        "val_data_loss",
-        "penalty",
-    ]
-    columns += ["train_accuracy", "val_accuracy", "test_data_loss", "test_accuracy", *COLUMNS]
-    rows = [
-        {**dict.fromkeys(columns), **row, **scores.get(key, {}), "key": key} for key, row in finished.items()
-    ]
-    table = pd.DataFrame(rows, columns=None if rows else [*columns, "key"])
-    numbers = [c for c in table.columns if c not in ("arm", "state", "key", "seed", "fold", "epochs")]
-    table[numbers] = table[numbers].astype(float)
-    order = {arm.name: i for i, arm in enumerate(spec.all_arms)}
-    table["place"] = table["arm"].map(order)
-    table = table.sort_values(["place", "strength", "seed", "fold"], ignore_index=True)
-    return table.drop(columns="place")
-
-
-def answer(bench: Bench, directory: RunDirectory, table: pd.DataFrame) -> Summary:
-    """Return the comparison of the arms, from the stored trials."""
-    spec = bench.spec
-    curves = directory.curves(list(table["key"]))
-    split = bench.loop.task.splits[0]
-    return summarise(
-        table.drop(columns="key"),
-        curves,
-        baseline=spec.baseline.name,
-        classification=bench.objective.classification,
-        folds=spec.folds,
-        one_split=spec.folds is None,
-        n_test_over_n_train=len(split.validation) / len(split.train) if spec.folds else None,
-        early_stopping=spec.training.early_stopping is not None,
-        guess=best_guess(bench.objective.loss, bench.loop.task.y[split.validation]),
-    )
-
-
-def _save_best(bench: Bench, directory: RunDirectory, summary: Summary, finished: Mapping[str, Any]) -> None:
-    """Write ``models/best.keras``: the recommended arm at its strength, of the seed with the lowest loss."""
-    best = summary.recommended
-    if best is None:
-        return
-    cell = (best.arm, best.strength)
-    ranked = sorted((finished[t.key]["val_data_loss"], t.key, t) for t in bench.trials if t.cell == cell)
-    weights = directory.read_weights(ranked[0][1])
-    if weights is None:
-        return
-    model = with_fresh_names(bench.source.build)
-    strip(model)
-    recipe = bench.loop.task.recipes[best.arm]
-    apply(model, recipe if best.strength is None else recipe.at(best.strength))
-    model.set_weights(list(weights))
-    task = bench.loop.task
-    optimizer = make_optimizer(task.optimizer, task.rate(best.arm))
-    model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
-    model.optimizer.build(model.trainable_variables)  # or loading it would warn
-    save_model(model, directory.models / "best.keras")

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from shrinkage.compact import survey
 from shrinkage.errors import ModelError
 from shrinkage.recipe import strip
+from shrinkage.study.results import SIZES
 from shrinkage.training.initial import with_fresh_names
 
 NAN = float("nan")
-
-#: The columns of a frame, in order.
-COLUMNS = ("zeros", "units", "live_units", "parameters", "compacted_parameters")
 
 
 class Sizes:
@@ -43,6 +41,6 @@ class Sizes:
         try:
             found = survey(self._model)
         except ModelError:
-            return dict.fromkeys(COLUMNS, NAN)
+            return dict.fromkeys(SIZES, NAN)
         numbers = (found.zeros, found.units, found.live_units, found.parameters, found.parameters_after)
-        return dict(zip(COLUMNS, map(float, numbers), strict=True))
+        return dict(zip(SIZES, map(float, numbers), strict=True))

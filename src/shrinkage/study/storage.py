@@ -39,6 +39,9 @@ _OWN = (
     "study.db",
     "study.db-journal",
     "summary.json",
+    "report.html",
+    "pictures.npz",
+    "run.json",
     "test.json",
     "plan.json",
     "checkpoints",
@@ -119,6 +122,9 @@ class RunDirectory:
         self.path = path
         self.spec = path / "study.toml"
         self.summary = path / "summary.json"
+        self.report = path / "report.html"
+        self.provenance = path / "run.json"
+        self.pictures = path / "pictures.npz"
         self.models = path / "models"
         self.plan = path / "plan.json"  # how the trials are trained: what the last bits depend on
         self.checkpoints = Checkpoints(path / "checkpoints")
@@ -228,10 +234,24 @@ class RunDirectory:
             if path.stem not in keys:
                 path.unlink(missing_ok=True)
 
+    def write_pictures(self, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Store sets of images by name."""
+        write_atomically(self.pictures, lambda file: np.savez_compressed(file, **pictures))  # type: ignore[arg-type]
+
+    def read_pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the sets of images by name; none if none are stored."""
+        if not self.pictures.exists():
+            return {}
+        with np.load(self.pictures, allow_pickle=False) as stored:
+            return dict(stored)
+
+    def read_json(self, path: Path) -> Any:
+        """Return what one of the directory's JSON files holds, or None if there is none."""
+        return json.loads(path.read_text()) if path.exists() else None
+
     def test_scores(self) -> dict[str, dict[str, float]]:
         """Return the test scores by trial key."""
-        path = self.path / "test.json"
-        scores: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        scores: dict[str, dict[str, float]] = self.read_json(self.path / "test.json") or {}
         return scores
 
     def write_test_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:

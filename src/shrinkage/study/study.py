@@ -17,6 +17,7 @@ from shrinkage.data.build import KEYS, build_data
 from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
 from shrinkage.study import runner
 from shrinkage.study.references import architecture, check_fit, load_study_data, same_weights
+from shrinkage.study.results import frame
 from shrinkage.study.runner import Observer, Silent
 from shrinkage.study.spec import StudySpec, resolved
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_atomically
@@ -204,7 +205,8 @@ class Study:
         are NaN where a model has no graph to compact.
         """
         place = self._place()
-        return runner.frame(self.spec, self._store().finished(), place.test_scores()).drop(columns="key")
+        arms = [arm.name for arm in self.spec.all_arms]
+        return frame(arms, self._store().finished(), place.test_scores()).drop(columns="key")
 
     def curves(self) -> pd.DataFrame:
         """Return one row a finished trial and epoch."""

@@ -1,0 +1,86 @@
+"""A recipe as text to paste: for this package, for Keras alone, and for a study file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import tomli_w
+
+from shrinkage.study.evidence import ArmEvidence
+
+_KERAS = {"l1": "L1", "l2": "L2", "l1_l2": "L1L2"}
+
+
+@dataclass(frozen=True)
+class Paste:
+    """One recipe, in the words of three places.
+
+    Attributes
+    ----------
+    line
+        The recipe, as ``shrinkage apply --recipe`` takes it, a rule a line.
+    python
+        Code that puts it on a model that exists.
+    keras
+        The arguments of each layer's constructor, with Keras alone where Keras has the penalty.
+    toml
+        An arm of a study file.
+    """
+
+    line: str
+    python: str
+    keras: str
+    toml: str
+
+
+def paste(arm: str, strength: float | None, seen: ArmEvidence) -> Paste:
+    """Return the texts for an arm at its strength.
+
+    Parameters
+    ----------
+    arm, strength
+        Which arm.
+    seen
+        Its rules at that strength, and the places that they charge.
+
+    Examples
+    --------
+    >>> from shrinkage.study.evidence import Charged
+    >>> charged = (Charged("head", "kernel", "l2(0.1)", 0.2, 1.0),)
+    >>> seen = ArmEvidence("L2", 0.1, 0, -1, ("Dense: kernel = l2(0.1)",), charged, (), (), ())
+    >>> print(paste("L2", 0.1, seen).keras)
+    # head
+    kernel_regularizer=keras.regularizers.L2(0.1)
+    """
+    if not seen.recipe:
+        none = "the model without penalties; nothing is to be added"
+        return Paste("none", f"# {none}", f"# {none}", tomli_w.dumps({"arms": [{"name": arm}]}))
+    rules = list(seen.recipe)
+    listed = ",\n    ".join(json.dumps(rule, ensure_ascii=False) for rule in rules)
+    named = arm if strength is None else f"{arm} {strength:g}"
+    return Paste(
+        line="\n".join(rules),
+        python=f"import shrinkage\n\nshrinkage.apply(model, [\n    {listed},\n])",
+        keras=_constructors(seen),
+        toml=tomli_w.dumps({"arms": [{"name": named, "recipe": rules}]}),
+    )
+
+
+def _constructors(seen: ArmEvidence) -> str:
+    lines: dict[str, list[str]] = {}
+    for place in seen.charged:
+        kind, _, rest = place.penalty.partition("(")
+        if place.target == "unit" or kind not in _KERAS:
+            argument = f"# {place.target}: {place.penalty} has no argument in Keras; use shrinkage.apply"
+        else:
+            argument = f"{_argument(place.target)}_regularizer=keras.regularizers.{_KERAS[kind]}({rest}"
+        lines.setdefault(place.layer, []).append(argument)
+    return "\n".join(
+        f"# {' '.join(layer.split())}\n" + ",\n".join(arguments) for layer, arguments in lines.items()
+    )
+
+
+def _argument(target: str) -> str:
+    """Return what a constructor calls a target: ``depthwise_kernel`` is ``depthwise`` there."""
+    return target if target == "kernel" else target.removesuffix("_kernel")

@@ -1,0 +1,110 @@
+"""How a run ends: the comparison of its arms, what else is to be seen, and the best model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shrinkage.recipe import Recipe, apply, strip
+from shrinkage.study import examine
+from shrinkage.study.compare import summarise
+from shrinkage.study.design import Trial
+from shrinkage.study.evidence import Evidence
+from shrinkage.study.results import frame
+from shrinkage.study.storage import RunDirectory, save_model, write_json
+from shrinkage.study.summary import Summary
+from shrinkage.training.initial import with_fresh_names
+from shrinkage.training.keras_loop import make_optimizer
+from shrinkage.training.objective import best_guess
+
+if TYPE_CHECKING:
+    from shrinkage.study.runner import Bench
+
+
+def conclude(
+    bench: Bench, directory: RunDirectory, finished: Mapping[str, Any], scores: Mapping[str, Any]
+) -> Summary:
+    """Compare the arms, look at the trials that stand for them, and write it all; ``summary.json`` last."""
+    summary = _compare(bench, directory, finished, scores)
+    best = {
+        arm.arm: _representative(bench, finished, arm.arm, arm.selection.strength)
+        for arm in summary.arms
+        if arm.selection.chosen is not None
+    }
+    if summary.recommended is not None:
+        _save_best(bench, directory, best[summary.recommended.arm])
+    evidence = _look(bench, directory, summary, best)
+    write_json(directory.summary, {**summary.to_json(), "evidence": evidence.to_json()})
+    return summary
+
+
+def _compare(
+    bench: Bench, directory: RunDirectory, finished: Mapping[str, Any], scores: Mapping[str, Any]
+) -> Summary:
+    spec = bench.spec
+    table = frame([arm.name for arm in spec.all_arms], finished, scores)
+    split = bench.loop.task.splits[0]
+    return summarise(
+        table.drop(columns="key"),
+        directory.curves(list(table["key"])),
+        baseline=spec.baseline.name,
+        classification=bench.objective.classification,
+        folds=spec.folds,
+        one_split=spec.folds is None,
+        n_test_over_n_train=len(split.validation) / len(split.train) if spec.folds else None,
+        early_stopping=spec.training.early_stopping is not None,
+        guess=best_guess(bench.objective.loss, bench.loop.task.y[split.validation]),
+    )
+
+
+def _representative(bench: Bench, finished: Mapping[str, Any], arm: str, strength: float | None) -> Trial:
+    """Return the trial of a cell with the lowest validation data loss."""
+    trials = [t for t in bench.trials if t.cell == (arm, strength)]
+    return min(trials, key=lambda t: (finished[t.key]["val_data_loss"], t.key))
+
+
+def _recipe(bench: Bench, trial: Trial) -> Recipe:
+    recipe = bench.loop.task.recipes[trial.arm]
+    return recipe if trial.strength is None else recipe.at(trial.strength)
+
+
+def _look(bench: Bench, directory: RunDirectory, summary: Summary, best: Mapping[str, Trial]) -> Evidence:
+    """Return what is to be seen in these trials, and store the pictures."""
+    told = {summary.baseline, summary.recommended.arm if summary.recommended else None}
+    shown = []
+    for arm, trial in best.items():
+        weights = directory.read_weights(trial.key)
+        if weights is not None:
+            wrong = bench.objective.classification and arm in told
+            shown.append(examine.Shown(trial, _recipe(bench, trial), weights, wrong))
+    model = with_fresh_names(bench.source.build)
+    strip(model)
+    network = examine.network(model)
+    arms, mistakes = examine.arms(model, bench.data, shown)
+    facts, samples = examine.data_facts(bench.data, bench.loop.task.splits[0])
+    directory.write_pictures({"samples": samples, "mistakes": mistakes})
+    loss = bench.objective.loss
+    return Evidence(
+        model=bench.spec.model,
+        optimizer=bench.spec.training.optimizer,
+        loss=loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__),
+        data=facts,
+        network=network,
+        arms=tuple(arms),
+    )
+
+
+def _save_best(bench: Bench, directory: RunDirectory, trial: Trial) -> None:
+    """Write ``models/best.keras``: a trial's model, with its penalties and compiled as it was trained."""
+    weights = directory.read_weights(trial.key)
+    if weights is None:
+        return
+    model = with_fresh_names(bench.source.build)
+    strip(model)
+    apply(model, _recipe(bench, trial))
+    model.set_weights(list(weights))
+    task = bench.loop.task
+    optimizer = make_optimizer(task.optimizer, task.rate(trial.arm))
+    model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
+    model.optimizer.build(model.trainable_variables)  # or loading it would warn
+    save_model(model, directory.models / "best.keras")

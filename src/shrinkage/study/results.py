@@ -1,0 +1,119 @@
+"""What a run has stored, read back: everything that a report needs, without Keras."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shrinkage.errors import RunError
+from shrinkage.study.evidence import Evidence
+from shrinkage.study.provenance import Provenance
+from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.summary import Summary
+
+#: What a frame says of the size of a trial's model, in order.
+SIZES = ("zeros", "units", "live_units", "parameters", "compacted_parameters")
+
+_TRIAL = ("arm", "strength", "seed", "fold", "state", "epochs")
+_SCORES = ("train_data_loss", "val_data_loss", "penalty", "train_accuracy", "val_accuracy")
+_TEST = ("test_data_loss", "test_accuracy")
+
+
+def frame(
+    arms: Sequence[str], finished: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
+    """Return the tidy table: one row a finished trial, sorted by arm, strength, seed and fold.
+
+    Parameters
+    ----------
+    arms
+        Their names, in order.
+    finished
+        The trials by key, as `TrialStore.finished` gives them.
+    scores
+        What they scored on the test split, by key.
+    """
+    columns = [*_TRIAL, *_SCORES, *_TEST, *SIZES]
+    rows = [
+        {**dict.fromkeys(columns), **row, **scores.get(key, {}), "key": key} for key, row in finished.items()
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else [*columns, "key"])
+    numbers = [c for c in table.columns if c not in ("arm", "state", "key", "seed", "fold", "epochs")]
+    table[numbers] = table[numbers].astype(float)
+    table["place"] = table["arm"].map({arm: i for i, arm in enumerate(arms)})
+    table = table.sort_values(["place", "strength", "seed", "fold"], ignore_index=True)
+    return table.drop(columns="place")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished run, as its directory holds it.
+
+    Parameters
+    ----------
+    directory
+        Where it is.
+    study
+        ``study.toml`` as it was run.
+    summary, evidence, provenance
+        What it found, what it looked at, and where it was made.
+    frame
+        One row a trial, with its ``key``.
+    """
+
+    directory: Path
+    study: str
+    summary: Summary
+    evidence: Evidence
+    provenance: Provenance
+    frame: pd.DataFrame
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read a run directory.
+
+        Raises
+        ------
+        RunError
+            If there is no run, it has not ended, or its files are damaged.
+        """
+        place = RunDirectory(Path(directory).expanduser().resolve())
+        if not place.exists:
+            raise RunError(f"There is no run in {str(directory)!r}: it holds no study.toml.")
+        go_on = f"go on with: shrinkage run {place.spec} -o {directory}"
+        try:
+            stored, provenance = place.read_json(place.summary), Provenance.read(place)
+            if stored is None or provenance is None or "evidence" not in stored:
+                raise RunError(f"The run in {str(directory)!r} has not ended; {go_on}")
+            summary, evidence = Summary.from_json(stored), Evidence.from_json(stored["evidence"])
+            study = place.spec.read_text()
+            spec = tomllib.loads(study)
+            scores = place.test_scores()
+        except ValueError as error:  # of JSON, TOML and text alike
+            raise RunError(f"The run in {str(directory)!r} can't be read: {error}; {go_on}") from None
+        store = TrialStore(place.path, spec.get("storage"), spec.get("name", "study"))
+        arms = [arm.arm for arm in summary.arms]
+        return cls(place.path, study, summary, evidence, provenance, frame(arms, store.finished(), scores))
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(tomllib.loads(self.study).get("name", "study"))
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row a trial and epoch."""
+        return RunDirectory(self.directory).curves(list(self.frame["key"]))
+
+    @cached_property
+    def pictures(self) -> Mapping[str, NDArray[np.uint8]]:
+        """``samples`` and ``mistakes``: images N×H×W or N×H×W×3; none where the data are no images."""
+        return RunDirectory(self.directory).read_pictures()
