@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import warnings
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -191,14 +192,16 @@ def run(
     if restart and not yes:
         _confirm(directory)
     _load_keras()
-    from shrinkage.report import figures, terminal
+    from shrinkage.report import figures, html, terminal
     from shrinkage.report.live import Live
+    from shrinkage.study.results import Results
     from shrinkage.study.study import Study
 
     job = Study.from_spec(spec, data_dir=None if data_dir is None else str(data_dir))
     with Live(terminal.console(stderr=True)) as live:
         summary = job.run(directory, restart=restart, allow_code=allow_code, observer=live)
     drawn = [
+        html.write([Results.load(directory)], directory / "report.html"),
         figures.validation_curve(summary, job.frame(), directory / "validation_curve.png"),
         figures.learning_curves(summary, job.curves(), directory / "learning_curves.png"),
     ]
@@ -224,6 +227,36 @@ def _confirm(directory: Path) -> None:
         _fail(f"--restart removes the results in {directory}: add --yes to confirm.", 2)
     if not typer.confirm(f"Remove the results in {directory}?"):
         _fail("nothing was removed.", 1)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run directories; several side by side.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The file (default: RUN/report.html; needed for several runs)."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    force: _Force = False,
+    as_json: _Json = False,
+) -> None:
+    """Write what runs found as one file that opens in a browser, offline."""
+    from shrinkage.report import html
+    from shrinkage.study.results import Results
+
+    if output is None and len(runs) > 1:
+        _fail("several runs make one file: say where, with -o FILE.html.", 2)
+    if output is not None and output.exists() and not force:
+        _fail(f"{str(output)!r} exists; add --force to replace it.", 2)
+    written = html.write([Results.load(run) for run in runs], output or runs[0] / "report.html")
+    if show:
+        webbrowser.open(written.resolve().as_uri())
+    if as_json:
+        _print_json({"output": str(written)})
+    else:
+        print(f"wrote {written}")
 
 
 @app.command()

@@ -789,7 +789,7 @@ def test_importing_the_statistics_loads_nothing_heavy():
         (("better", "better"), "So: use l2."),
         (("better", "no difference"), "So: use l2."),
         (("no difference", "better"), "So: use l2 for its lower data loss"),
-        (("no difference", "no difference"), "So: none is as good as l2, as far as 5 seeds can show"),
+        (("no difference", "no difference"), "So: l2 is no better than none, as far as 5 seeds can show"),
         (("no difference", "worse"), "So: stay with none"),
         (("worse", "no difference"), "So: stay with none"),
         (("better", "worse"), "So: a trade"),

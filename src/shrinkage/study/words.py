@@ -269,7 +269,7 @@ def _advice(name: str, baseline: str, over: Over, compared: Sequence[Difference]
         return f"So: use {name}."
     if "better" in verdicts:
         return f"So: use {name} for its lower data loss; {n} show no other difference to {baseline}."
-    return f"So: {baseline} is as good as {name}, as far as {n} can show; the simpler one is enough."
+    return f"So: {name} is no better than {baseline}, as far as {n} can show; the simpler one is enough."
 
 
 def study_notes(
