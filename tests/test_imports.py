@@ -18,7 +18,7 @@ ROOT = Path(shrinkage.__file__).parent
 
 #: A room may import from the rooms of the rows above its own, and from itself.
 ORDER = [
-    {"errors"},
+    {"errors", "markup"},
     {"penalties"},
     {"recipe"},
     {"training"},
