@@ -23,7 +23,7 @@ from shrinkage.study import design, selection
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
 from shrinkage.study.references import ModelSource, model_source
-from shrinkage.study.sizes import COLUMNS, Sizes
+from shrinkage.study.sizes import COLUMNS, COUNTS, Sizes
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_json, write_text
 from shrinkage.study.summary import Summary
@@ -336,8 +336,9 @@ def frame(spec: StudySpec, finished: Mapping[str, Any], scores: Mapping[str, Any
         {**dict.fromkeys(columns), **row, **scores.get(key, {}), "key": key} for key, row in finished.items()
     ]
     table = pd.DataFrame(rows, columns=None if rows else [*columns, "key"])
-    numbers = [c for c in table.columns if c not in ("arm", "state", "key", "seed", "fold", "epochs")]
-    table[numbers] = table[numbers].astype(float)
+    texts, whole = ("arm", "state", "key"), ("seed", "fold", "epochs")
+    types = {c: "str" if c in texts else "int64" if c in whole else "float64" for c in table.columns}
+    table = table.astype(types).astype(dict.fromkeys(COUNTS, "Int64"))
     order = {arm.name: i for i, arm in enumerate(spec.all_arms)}
     table["place"] = table["arm"].map(order)
     table = table.sort_values(["place", "strength", "seed", "fold"], ignore_index=True)

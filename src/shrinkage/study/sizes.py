@@ -17,6 +17,8 @@ NAN = float("nan")
 
 #: The columns of a frame, in order.
 COLUMNS = ("zeros", "units", "live_units", "parameters", "compacted_parameters")
+#: Those of them that are whole numbers.
+COUNTS = COLUMNS[1:]
 
 
 class Sizes:
