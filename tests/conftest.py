@@ -14,6 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import html.parser
+
 import hypothesis
 import numpy as np
 import pytest
@@ -156,3 +158,136 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+#: Names that must stay text wherever they are shown.
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    '"><script>alert(1)</script>',
+    "' onmouseover='alert(1)",
+    "</td></tr></table><iframe src=//x>",
+    "&lt;b&gt; &amp;",
+    "<!--",
+    "\x00\x1b[31mred\x7f",
+    "\u202eabc\ud800",
+)
+
+
+@pytest.fixture(params=HOSTILE)
+def hostile(request: pytest.FixtureRequest) -> str:
+    """A name that would be markup if it were not escaped."""
+    return request.param
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[Any] = []
+        self.cells: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[Any]) -> None:
+        self.elements.append((tag, *attrs))
+        if tag in ("caption", "th", "td", "p"):
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.elements.append(f"/{tag}")
+
+    def handle_comment(self, data: str) -> None:
+        self.elements.append("comment")
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.cells[-1] += data
+
+
+@pytest.fixture(scope="session")
+def shown() -> Callable[[Any], _Page]:
+    """``shown(thing)``: what a notebook shows of it, ``elements`` with attributes and ``cells`` of text."""
+
+    def page(thing: Any) -> _Page:
+        content = thing._repr_html_()
+        content.encode()  # a notebook is stored in UTF-8
+        assert all(c.isprintable() or c == "\n" for c in content)
+        found = _Page()
+        found.feed(content)
+        found.close()
+        tags = {element[0] for element in found.elements if isinstance(element, tuple)}
+        assert tags <= {"table", "caption", "thead", "tbody", "tr", "th", "td", "p"}
+        attributes = {name for e in found.elements if isinstance(e, tuple) for name, _ in e[1:]}
+        assert attributes <= {"style", "scope"}
+        assert "url(" not in content
+        return found
+
+    return page
+
+
+@pytest.fixture(scope="session")
+def store_study() -> Callable[..., Any]:
+    """``store_study(directory)``: a study as a run leaves it, of numbers made up instead of trained.
+
+    Arms: ``none``, ``arm`` at three strengths, a trial of the largest diverged, and ``flat``; three seeds.
+    The run is stopped after ``finished`` trials; ``sizes`` are those that compaction would leave.
+    """
+    from shrinkage.study import design
+    from shrinkage.study.compare import summarise
+    from shrinkage.study.results import frame
+    from shrinkage.study.selection import cells, select
+    from shrinkage.study.spec import StudySpec
+    from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
+    from shrinkage.study.study import Study
+
+    def figures(trial: Any, classification: bool) -> dict[str, float]:
+        val = 0.5 + 0.01 * trial.seed + 0.1 * (trial.strength or 0.3)
+        losses = {"train_data_loss": val - 0.1, "val_data_loss": val, "penalty": 0.1}
+        return losses | ({"train_accuracy": 1.1 - val, "val_accuracy": 1 - val} if classification else {})
+
+    def store(
+        directory: Any,
+        *,
+        arm: str = "L2",
+        classification: bool = True,
+        finished: int | None = None,
+        sizes: bool = True,
+    ) -> Any:
+        spec = StudySpec.parse({
+            "name": arm, "data": "digits", "model": "shrinkage.models:mlp", "seeds": 3,
+            "training": {"epochs": 4},
+            "arms": [
+                {"name": arm, "recipe": "*: kernel = l2(strength)", "strengths": [0.01, 0.1, 1.0]},
+                {"name": "flat", "recipe": "*: bias = l1(0.01)"},
+            ],
+        })  # fmt: skip
+        place, trials = RunDirectory(directory), design.trials(spec, {})
+        write_text(place.spec, spec.to_toml())
+        names = [a.name for a in spec.all_arms]
+        kept = TrialStore(directory, None, spec.name)
+        kept.claim("digest", {}, names)
+        for trial in trials[:finished]:
+            values = figures(trial, classification)
+            rows = [{"epoch": e, **{k: v + 1 / e for k, v in values.items()}} for e in (1, 2, 3, 4)]
+            place.write_curve(trial, rows)
+            if trial.strength == 1.0 and trial.seed == 0:
+                kept.add(trial, "diverged", {"epochs": 4, **values, "val_data_loss": float("nan")})
+                continue
+            size = {"zeros": 0.5, "units": 8.0, "live_units": 5.0, "parameters": 1000.0}
+            size["compacted_parameters"] = 1000.0 - 300.0 * (trial.strength or 0) - trial.seed
+            kept.add(trial, "complete", {"epochs": 4, **values, **(size if sizes else {})})
+        if finished is None:
+            table = frame(names, kept.finished(), {})
+            chosen = {(c.arm, c.strength) for c in select(cells(table)).values()}
+            scored = [t for t in trials if t.cell in chosen]
+            tests = {t.key: figures(t, classification) for t in scored}
+            place.write_test_scores({
+                key: {k.replace("val", "test"): v for k, v in values.items() if k.startswith("val")}
+                for key, values in tests.items()
+            })  # fmt: skip
+            table = frame(names, kept.finished(), place.test_scores())
+            summary = summarise(
+                table, place.curves(list(table["key"])), baseline="none", classification=classification,
+                folds=None, one_split=True, n_test_over_n_train=None,
+            )  # fmt: skip
+            write_json(place.summary, summary.to_json())
+        return Study.load(directory)
+
+    return store

@@ -18,7 +18,7 @@ ROOT = Path(shrinkage.__file__).parent
 
 #: A room may import from the rooms of the rows above its own, and from itself.
 ORDER = [
-    {"errors"},
+    {"errors", "markup"},
     {"penalties"},
     {"recipe"},
     {"training"},
@@ -28,6 +28,12 @@ ORDER = [
     {"cli"},
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
+
+#: What points downward, and is loaded when it is used: a study's figures and its page are the report's.
+WHEN_ASKED = {
+    ("study/study.py", "shrinkage.report.plots.Plots"),
+    ("study/study.py", "shrinkage.report.html.write"),
+}
 
 #: Where, and only where, a heavy or optional library may be imported.
 HOMES = {
@@ -68,11 +74,19 @@ def test_imports_point_upward_only(path):
         return
     for line, name in imported(path):
         first, _, rest = name.partition(".")
-        if first != "shrinkage":
+        if first != "shrinkage" or (path.relative_to(ROOT).as_posix(), name) in WHEN_ASKED:
             continue
         other = rest.split(".")[0]
         assert other in RANK, f"line {line}: import from the room, not from the package: {name}"
         assert other == room or RANK[other] < RANK[room], f"line {line}: {room} may not import {name}"
+
+
+@pytest.mark.parametrize(("path", "name"), sorted(WHEN_ASKED))
+def test_what_is_loaded_when_asked_for_is_not_loaded_before(path, name):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    top = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert name in {found for _, found in imported(ROOT / path)}
+    assert name not in {f"{node.module}.{alias.name}" for node in top for alias in node.names}
 
 
 @each_module

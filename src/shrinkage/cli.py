@@ -192,16 +192,15 @@ def run(
     if restart and not yes:
         _confirm(directory)
     _load_keras()
-    from shrinkage.report import figures, html, terminal
+    from shrinkage.report import figures, terminal
     from shrinkage.report.live import Live
-    from shrinkage.study.results import Results
     from shrinkage.study.study import Study
 
     job = Study.from_spec(spec, data_dir=None if data_dir is None else str(data_dir))
     with Live(terminal.console(stderr=True)) as live:
         summary = job.run(directory, restart=restart, allow_code=allow_code, observer=live)
     drawn = [
-        html.write([Results.load(directory)], directory / "report.html"),
+        directory / "report.html",
         figures.validation_curve(summary, job.frame(), directory / "validation_curve.png"),
         figures.learning_curves(summary, job.curves(), directory / "learning_curves.png"),
     ]

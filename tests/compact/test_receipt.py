@@ -10,6 +10,7 @@ import pytest
 
 import shrinkage.compact
 from shrinkage.compact import Receipt, Survey, compact, survey
+from shrinkage.compact.receipt import LayerRow, Totals
 from shrinkage.errors import ModelError
 from shrinkage.models import cnn, mlp
 
@@ -177,3 +178,32 @@ def test_the_room_and_its_function_have_one_name(randomize):
     model = randomize(mlp((4,), 2, hidden=[5]))
     _, receipt = shrinkage.compact(model, np.zeros((3, 4)), measure=False)
     assert isinstance(receipt, Receipt)
+
+
+# --- in a notebook --------------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_the_numbers_that_are_printed(shown, image_model):
+    _, receipt = compact(image_model, measure=False)
+    printed, cells = str(receipt), shown(receipt).cells
+    assert len(cells) > 30
+    for cell in cells:
+        if cell not in ("What the model costs", "Layers with weights", "why"):
+            assert cell in printed
+
+
+def test_layers_that_stay_whole_and_notes_are_shown(shown):
+    totals = Totals(36, 32), Totals(20, 18)
+    receipt = Receipt("small", *totals, (), (("head", "feeds an output"),), ("A bias was folded.",), 0.0)
+    assert shown(receipt).cells[-3:] == ["head", "feeds an output", "A bias was folded."]
+    found = Survey(0.5, 8, 3, 100, 40)
+    assert shown(found).cells == [str(found)]
+
+
+def test_hostile_names_are_text(shown, hostile):
+    def receipt(name):
+        row = LayerRow(name, name, (4, 3), (20, 10), (None, None))
+        totals = Totals(36, 32), Totals(20, 18)
+        return shown(Receipt(name, *totals, (row,), ((name, name),), (name,), 0.0)).elements
+
+    assert receipt(hostile) == receipt("harmless")

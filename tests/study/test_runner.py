@@ -164,11 +164,12 @@ def test_one_row_a_trial_with_these_columns(bench, expected):
         ),
         *("train_accuracy", "val_accuracy", "test_data_loss", "test_accuracy"),
     ]
+    whole = {**dict.fromkeys(("seed", "fold", "epochs"), "int64"), **dict.fromkeys(SIZES[1:], "Int64")}
     for column, kind in frame.dtypes.items():
         if column in ("arm", "state", "key"):
             assert pd.api.types.is_string_dtype(kind), column
         else:
-            assert kind == ("int64" if column in ("seed", "fold", "epochs") else "float64"), column
+            assert kind == whole.get(column, "float64"), column
     cells_and_seeds = [
         (arm, None if math.isnan(strength) else strength, seed)
         for arm, strength, seed in zip(frame["arm"], frame["strength"], frame["seed"], strict=True)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shrinkage.markup import paragraphs, table
+
 WIDTH = 100
 
 
@@ -90,24 +92,29 @@ class Receipt:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        head = (
-            f"{self.model}: {self.after.parameters:,} of {self.before.parameters:,} parameters are left; "
-            f"its outputs differ by {self.largest_difference:.2g} of their size."
-        )
-        parts = [head, *_table(self._totals(), 1)]
+        parts = [self._headline(), *_table(self._totals(), 1)]
         if self.layers:
-            parts += _table(
-                [("layer", "type", "units", "parameters", "mult.-acc."), *map(_cells, self.layers)], 2
-            )
+            parts += _table([_LAYER_HEAD, *map(_cells, self.layers)], 2)
         if self.whole:
-            parts += [
-                "",
-                "These layers keep all their channels:",
-                *(f"  {p}: {why}" for p, why in self.whole),
-            ]
+            parts += ["", _WHOLE, *(f"  {p}: {why}" for p, why in self.whole)]
         if self.notes:
             parts += ["", *self.notes]
         return "\n".join(line if len(line) <= WIDTH else _wrapped(line) for line in parts)
+
+    def _repr_html_(self) -> str:
+        head, *totals = self._totals()
+        parts = [paragraphs([self._headline()]), table("What the model costs", head, totals)]
+        if self.layers:
+            parts.append(table("Layers with weights", _LAYER_HEAD, map(_cells, self.layers), texts=("type",)))
+        if self.whole:
+            parts.append(table(_WHOLE, ("layer", "why"), self.whole, texts=("why",)))
+        return "\n".join([*parts, paragraphs(self.notes)]).rstrip()
+
+    def _headline(self) -> str:
+        return (
+            f"{self.model}: {self.after.parameters:,} of {self.before.parameters:,} parameters are left; "
+            f"its outputs differ by {self.largest_difference:.2g} of their size."
+        )
 
     def _totals(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("", "before", "after", "")]
@@ -120,6 +127,8 @@ class Receipt:
         return rows
 
 
+_LAYER_HEAD = ("layer", "type", "units", "parameters", "mult.-acc.")
+_WHOLE = "These layers keep all their channels:"
 _TOTALS = (
     ("parameters", "parameters", "{:,}"),
     ("multiply-accumulates", "macs", "{:,}"),
@@ -177,6 +186,9 @@ class Survey:
         units = f"{self.live_units:,} of {self.units:,} units"
         parameters = f"{self.parameters_after:,} of {self.parameters:,} parameters"
         return f"{zeros}; {units} and {parameters} would be left."
+
+    def _repr_html_(self) -> str:
+        return paragraphs([str(self)])
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops, tree
 
 from shrinkage.errors import DataError, ModelError
+from shrinkage.markup import paragraphs, table
 from shrinkage.penalties import Penalty
 from shrinkage.penalties.prox import accumulating
 from shrinkage.recipe.place import as_penalty as as_penalty
@@ -188,14 +189,24 @@ class Description:
 
     def __str__(self) -> str:
         if not self.rows:
-            return "No penalty is in force on this model."
-        head = ("layer", "target", "shape", "penalty", "strength", "charge", "share")
-        lines = [head, *(_cells(row) for row in self.rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        if self.data_loss is not None:
-            table.append(f"data loss {self.data_loss:.4g}")
-        return "\n".join(table)
+            return _NOTHING
+        lines = [_HEAD, *map(_cells, self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
+        shown = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        return "\n".join([*shown, *self._below()])
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return paragraphs([_NOTHING])
+        shown = table("What is charged where", _HEAD, map(_cells, self.rows), texts=_HEAD[:4])
+        return "\n".join([shown, paragraphs(self._below())]).rstrip()
+
+    def _below(self) -> list[str]:
+        return [] if self.data_loss is None else [f"data loss {self.data_loss:.4g}"]
+
+
+_NOTHING = "No penalty is in force on this model."
+_HEAD = ("layer", "target", "shape", "penalty", "strength", "charge", "share")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from shrinkage.markup import paragraphs, table
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -49,14 +51,27 @@ class Findings(Sequence[Finding]):
 
     def __str__(self) -> str:
         """Return one paragraph for each kind of finding, with the places where it was found."""
+        kinds = [
+            f"{code}  {where}\n  {message}\n  Why: {why}\n  Do: {advice}"
+            for code, where, message, why, advice in self._kinds()
+        ]
+        return "\n\n".join(kinds) or _NOTHING
+
+    def _repr_html_(self) -> str:
+        if not self.findings:
+            return paragraphs([_NOTHING])
+        head = ("code", "where", "what", "why", "do")
+        return table("What is probably not meant", head, self._kinds(), texts=head)
+
+    def _kinds(self) -> list[tuple[str, ...]]:
+        """Return code, places, message, reason and advice of each kind of finding."""
         places: dict[Finding, list[str]] = {}
         for finding in self.findings:
             places.setdefault(dataclasses.replace(finding, place=""), []).append(finding.place)
-        paragraphs = [
-            f"{what.code}  {_some(where)}\n  {what.message}\n  Why: {what.why}\n  Do: {what.advice}"
-            for what, where in places.items()
-        ]
-        return "\n\n".join(paragraphs) or "No findings."
+        return [(f.code, _some(where), f.message, f.why, f.advice) for f, where in places.items()]
+
+
+_NOTHING = "No findings."
 
 
 def _some(places: list[str], most: int = 6) -> str:

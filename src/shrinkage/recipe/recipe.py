@@ -14,6 +14,7 @@ from typing import Any, Self
 import tomli_w
 
 from shrinkage.errors import RecipeError, StrengthError
+from shrinkage.markup import table
 from shrinkage.penalties import Penalty, get_penalty, parse_penalty
 from shrinkage.penalties.strength import shown
 
@@ -77,7 +78,13 @@ class Rule:
     @property
     def place(self) -> str:
         """The left side: ``Conv2D, Dense: kernel``."""
-        return f"{', '.join(self.layers)}: {', '.join(self.targets)}"
+        return ": ".join(self.cells[:2])
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Layers, targets and penalty, as the rule's text writes them."""
+        penalty = "none" if self.penalty is None else str(self.penalty)
+        return ", ".join(self.layers), ", ".join(self.targets), penalty
 
     def at(self, strength: Any) -> Rule:
         """Return the rule with its penalty at ``strength``, if it varies."""
@@ -88,7 +95,7 @@ class Rule:
         )
 
     def __str__(self) -> str:
-        return f"{self.place} = {self.penalty if self.penalty is not None else 'none'}"
+        return f"{self.place} = {self.cells[2]}"
 
 
 def _names(given: str | Iterable[str], pattern: re.Pattern[str], what: str) -> tuple[str, ...]:
@@ -191,6 +198,10 @@ class Recipe:
 
     def __str__(self) -> str:
         return "\n".join(self.to_list())
+
+    def _repr_html_(self) -> str:
+        head = ("layers", "targets", "penalty")
+        return table("Recipe: later rules override", head, (rule.cells for rule in self.rules), texts=head)
 
 
 def _rules(given: Any) -> Iterator[Rule]:

@@ -354,7 +354,7 @@ def _cell(frame: pd.DataFrame, arm: str, strength: float | None) -> pd.DataFrame
 
 
 def _mean(rows: pd.DataFrame, column: str) -> float:
-    values = rows[column].to_numpy(np.float64)
+    values = rows[column].to_numpy(np.float64, na_value=math.nan)
     return float(values.mean()) if len(values) else math.nan
 
 

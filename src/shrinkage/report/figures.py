@@ -65,7 +65,7 @@ def validation_curve(summary: Summary, frame: pd.DataFrame, path: str | os.PathL
 
     measures: tuple[ValMeasure, ...] = ("val_data_loss", "val_accuracy")
     shown = measures if summary.classification else measures[:1]
-    handles, labels = _legend_entries(summary)
+    handles, labels = validation_legend(summary)
     columns = math.ceil(len(labels) / 26)
     height = max(4.2, 0.2 * math.ceil(len(labels) / columns) + 0.6)
     figure = Figure(figsize=(5.0 * len(shown) + 2.6 * columns, height), layout="constrained")
@@ -165,7 +165,7 @@ def _draw_flat(
             ax.axhline(scale * value.mean, *ends, color=style.colour, linestyle=line, label=arm.arm, zorder=2)
         dots = scale * _finite(trials_at(frame, arm.arm, None), measure)
         ax.plot(
-            np.full(len(dots), at), dots, **_dot(style), transform=ax.get_yaxis_transform(), label="_trials"
+            np.full(len(dots), at), dots, **dot(style), transform=ax.get_yaxis_transform(), label="_trials"
         )
         if cell.diverged:
             _cross(ax, at, style, place, ax.transAxes)
@@ -201,7 +201,7 @@ def _draw_by_strength(
     ax.errorbar(x[bars], mean[bars], yerr=se[bars], fmt="none", ecolor=style.colour, capsize=2.5, zorder=3)
     for at, cell in zip(x, arm.cells, strict=True):
         dots = scale * _finite(trials_at(frame, arm.arm, cell.strength), measure)
-        ax.plot(np.full(len(dots), at), dots, **_dot(style), label="_trials")
+        ax.plot(np.full(len(dots), at), dots, **dot(style), label="_trials")
         if cell.diverged:
             _cross(ax, float(at), style, place, ax.get_xaxis_transform())
         elif cell.stopped:
@@ -221,7 +221,8 @@ def _finite(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
     return np.asarray(values[np.isfinite(values)])
 
 
-def _dot(style: Style) -> dict[str, Any]:
+def dot(style: Style) -> dict[str, Any]:
+    """Return the look of one trial."""
     look = {"marker": ".", "markersize": 6, "markeredgewidth": 0, "alpha": 0.5, "zorder": 2.5}
     return {"linestyle": "none", "color": style.colour, **look}
 
@@ -251,7 +252,8 @@ def _triangle(ax: Axes, x: float, style: Style, place: int, transform: object) -
     ax.plot([x], [0.025 + 0.03 * (place % 12)], label="_stopped", **look)
 
 
-def _legend_entries(summary: Summary) -> tuple[list[Line2D], list[str]]:
+def validation_legend(summary: Summary) -> tuple[list[Line2D], list[str]]:
+    """Return handles and labels of what `draw_validation` draws."""
     from matplotlib.lines import Line2D
 
     handles, labels = [], []
@@ -260,7 +262,7 @@ def _legend_entries(summary: Summary) -> tuple[list[Line2D], list[str]]:
         handles.append(Line2D([], [], color=style.colour, linestyle=style.line, marker=marker, ms=4))
         labels.append(short_name(name) + (" (baseline)" if arm.is_baseline else ""))
     grey = Style("0.35", "o", "-")
-    handles.append(Line2D([], [], **_dot(grey)))
+    handles.append(Line2D([], [], **dot(grey)))
     labels.append("one trial")
     if any(cell.val_data_loss.n > 1 for arm in summary.arms for cell in arm.cells):
         handles.append(Line2D([], [], color="0.35", marker="o", ms=4))
@@ -318,7 +320,7 @@ def learning_curves(
     """
     from matplotlib.figure import Figure
 
-    names = list(arms) if arms is not None else _arms_shown(summary)
+    names = list(arms) if arms is not None else arms_shown(summary)
     all_measures: tuple[CurveMeasure, ...] = ("data_loss", "accuracy")
     measures = all_measures if summary.classification else all_measures[:1]
     size = (4.4 * len(names) + 2.0, 3.1 * len(measures) + 0.5)
@@ -330,19 +332,21 @@ def learning_curves(
             ax.label_outer()
     for ax, arm in zip(grid[0], names, strict=True):
         ax.set_title(" ", fontsize=10)
-        plain(ax.title, _title(summary, arm))
+        plain(ax.title, curve_title(summary, arm))
     turned = [summary.arm(arm).diagnosis for arm in names]
-    side_legend(figure, *_curve_legend(summary, any(d and d.turn_epoch for d in turned)), columns=1)
+    side_legend(figure, *curve_legend(summary, any(d and d.turn_epoch for d in turned)), columns=1)
     return write_figure(figure, path)
 
 
-def _arms_shown(summary: Summary) -> list[str]:
+def arms_shown(summary: Summary) -> list[str]:
+    """Return the recommended arm and the baseline, or the first arm where there is neither."""
     wanted = [summary.recommended.arm if summary.recommended else None, summary.baseline]
     found = list(dict.fromkeys(arm for arm in wanted if arm is not None))
     return found or [summary.arms[0].arm]
 
 
-def _title(summary: Summary, arm: str) -> str:
+def curve_title(summary: Summary, arm: str) -> str:
+    """Return the title of an arm's curves: name, strength and role, and what was diagnosed."""
     facts = summary.arm(arm)
     roles = ["recommended"] if summary.recommended and summary.recommended.arm == arm else []
     roles += ["baseline"] if facts.is_baseline else []
@@ -412,7 +416,8 @@ def draw_learning(
     finish(ax, log=measure == "data_loss")
 
 
-def _curve_legend(summary: Summary, turned: bool) -> tuple[list[Line2D], list[str]]:
+def curve_legend(summary: Summary, turned: bool) -> tuple[list[Line2D], list[str]]:
+    """Return handles and labels of what `draw_learning` draws; ``turned``: in some axes curves turned."""
     from matplotlib.lines import Line2D
 
     handles = [

@@ -7,9 +7,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shrinkage.study.stats import Estimate
-from shrinkage.study.summary import ArmSummary, Cell, Difference, Summary
-from shrinkage.study.words import number, plain
+from shrinkage.study.summary import ArmSummary, Summary
+from shrinkage.study.table import TEXTS, arm_row, caption
+from shrinkage.study.words import plain
 
 _WIDE = 140  # columns from which on the whole table fits
 _WORD = 14
@@ -43,7 +43,7 @@ def arms_table(summary: Summary, width: int = _WIDE) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        caption=Text(f"mean ± standard error over {summary.over}, [95 % interval]"),
+        caption=Text(caption(summary)),
         caption_justify="left",
     )
     rows = [_row(arm, summary, width < _WIDE) for arm in summary.arms]
@@ -51,7 +51,7 @@ def arms_table(summary: Summary, width: int = _WIDE) -> Table:
         words = [*column.split(), *(word for row in rows for word in row[column].split())]
         table.add_column(
             Text(column),
-            justify="left" if column in ("arm", "verdict", "curve") else "right",
+            justify="left" if column in TEXTS else "right",
             overflow="fold",
             min_width=min(max(map(len, words)), _WORD),  # no word is cut
         )
@@ -62,51 +62,11 @@ def arms_table(summary: Summary, width: int = _WIDE) -> Table:
 
 
 def _row(arm: ArmSummary, summary: Summary, narrow: bool) -> dict[str, str]:
-    """Return one row by its headings; what a narrow one leaves out stands in the sentences below it."""
-    cell, classification = arm.selection.chosen, summary.classification
-    difference = arm.accuracy if classification else arm.data_loss
-    row = {"arm": plain(arm.arm), "λ": _strength(cell), "1-SE λ": _strength(arm.selection.one_se)}
-    row["validation loss"] = _loss(cell.val_data_loss) if cell else "–"
-    if not (narrow and classification):
-        row["test loss"] = _loss(cell.test_data_loss) if cell else "–"
-    if classification:
-        row["test accuracy"] = _percent(cell.test_accuracy) if cell else "–"
-    row[f"difference to {plain(summary.baseline or 'baseline'):.20}"] = _difference(difference)
-    row["verdict"] = difference.verdict if narrow and difference else arm.verdict
-    if narrow:
-        return {k: v.replace(" ± ", "\n± ").replace(" [", "\n[") if k != "arm" else v for k, v in row.items()}
-    row["curve"] = arm.diagnosis.status if arm.diagnosis else "–"
-    return row
-
-
-def _strength(cell: Cell | None) -> str:
-    return "–" if cell is None or cell.strength is None else number(cell.strength)
-
-
-def _loss(estimate: Estimate) -> str:
-    return _with_error(f"{estimate.mean:.4f}", f"{estimate.se:.4f}", estimate)
-
-
-def _percent(estimate: Estimate) -> str:
-    return _with_error(f"{100 * estimate.mean:.2f}", f"{100 * estimate.se:.2f} %", estimate)
-
-
-def _with_error(mean: str, error: str, estimate: Estimate) -> str:
-    if estimate.n == 0 or estimate.mean != estimate.mean:
-        return "–"
-    return mean if estimate.se != estimate.se else f"{mean} ± {error}"
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None or difference.test.n == 0:
-        return "–"
-    accuracy = difference.measure == "test_accuracy"
-    scale, unit, digits = (100, " points", 2) if accuracy else (1, "", 4)
-    test = difference.test
-    mean = f"{scale * test.mean:+.{digits}f}{unit}"
-    if test.low != test.low:
-        return mean
-    return f"{mean} [{scale * test.low:+.{digits}f}, {scale * test.high:+.{digits}f}]"
+    """Return one row by its headings; a narrow one has two lines."""
+    row = arm_row(arm, summary, narrow=narrow)
+    if not narrow:
+        return row
+    return {k: v.replace(" ± ", "\n± ").replace(" [", "\n[") if k != "arm" else v for k, v in row.items()}
 
 
 def _line(text: str) -> Text:

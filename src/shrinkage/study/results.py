@@ -46,8 +46,9 @@ def frame(
         {**dict.fromkeys(columns), **row, **scores.get(key, {}), "key": key} for key, row in finished.items()
     ]
     table = pd.DataFrame(rows, columns=None if rows else [*columns, "key"])
-    numbers = [c for c in table.columns if c not in ("arm", "state", "key", "seed", "fold", "epochs")]
-    table[numbers] = table[numbers].astype(float)
+    texts, whole = ("arm", "state", "key"), ("seed", "fold", "epochs")
+    types = {c: "str" if c in texts else "int64" if c in whole else "float64" for c in table.columns}
+    table = table.astype(types).astype(dict.fromkeys(SIZES[1:], "Int64"))  # counts that may be missing
     table["place"] = table["arm"].map({arm: i for i, arm in enumerate(arms)})
     table = table.sort_values(["place", "strength", "seed", "fold"], ignore_index=True)
     return table.drop(columns="place")
@@ -92,7 +93,7 @@ class Results:
         try:
             stored, provenance = place.read_json(place.summary), Provenance.read(place)
             if stored is None or provenance is None or "evidence" not in stored:
-                raise RunError(f"The run in {str(directory)!r} has not ended; {go_on}")
+                raise RunError(f"The run in {str(directory)!r} is not finished; {go_on}")
             summary, evidence = Summary.from_json(stored), Evidence.from_json(stored["evidence"])
             study = place.spec.read_text()
             spec = tomllib.loads(study)

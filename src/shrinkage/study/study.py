@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import numpy as np
@@ -17,13 +18,17 @@ from shrinkage.data.build import KEYS, build_data
 from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
 from shrinkage.study import runner
 from shrinkage.study.references import architecture, check_fit, load_study_data, same_weights
-from shrinkage.study.results import frame
+from shrinkage.study.results import Results, frame
 from shrinkage.study.runner import Observer, Silent
 from shrinkage.study.spec import StudySpec, resolved
 from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_atomically
 from shrinkage.study.summary import Summary
+from shrinkage.study.table import plan_html
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.saved import load_model
+
+if TYPE_CHECKING:
+    from shrinkage.report.plots import Plots
 
 _STORED_MODEL = "inputs/model.keras"
 
@@ -191,18 +196,26 @@ class Study:
             data = self._data or load_study_data(self.spec, self._data_dir, allow_code)
             self.spec = self._materialised(place, data)
             bench = runner.prepare(self.spec, data, allow_code)
-            summary = runner.run(bench, place, observer or Silent())
+            try:
+                summary = runner.run(bench, place, observer or Silent())
+            except KeyboardInterrupt:  # a notebook's stop button; what is finished can be looked at
+                self.directory = place.path
+                raise
         self.directory = place.path
+        self.report()
         return summary
 
     def frame(self) -> pd.DataFrame:
         """Return one row a finished trial: ``arm, strength, seed, fold, state, epochs, train_data_loss, …``.
 
-        ``strength`` is NaN for an arm with fixed numbers, ``fold`` -1 in a study without folds, and the
-        test columns are NaN for cells that were not scored. Of the weights of a complete trial: ``zeros``,
-        the share of exact zeros in kernels; ``units``, those that could be removed, and ``live_units``, those
-        of them that :func:`shrinkage.compact` would leave; ``parameters`` and ``compacted_parameters``. They
-        are NaN where a model has no graph to compact.
+        Arms stand in the study's order, and trials by strength, seed and fold. ``strength`` is NaN for an arm
+        with fixed numbers, ``fold`` -1 in a study without folds, ``state`` one of ``complete``, ``stopped``
+        and ``diverged``, and the test columns are NaN for cells that were not scored. Of the weights of a
+        complete trial: ``zeros``, the share of exact zeros in kernels; ``units``, those that could be
+        removed, and ``live_units``, those of them that :func:`shrinkage.compact` would leave; ``parameters``
+        and ``compacted_parameters``. They are missing where a model has no graph to compact. ``seed``,
+        ``fold`` and ``epochs`` are int64, counts pandas's Int64, which can be missing, all else but ``arm``
+        and ``state`` float64.
         """
         place = self._place()
         arms = [arm.name for arm in self.spec.all_arms]
@@ -211,6 +224,73 @@ class Study:
     def curves(self) -> pd.DataFrame:
         """Return one row a finished trial and epoch."""
         return self._place().curves(list(self._store().finished()))
+
+    def summary(self) -> Summary:
+        """Return the answer of the finished run, as :meth:`run` returned it.
+
+        Raises
+        ------
+        RunError
+            If the study has not been run, or the run is not finished.
+        """
+        place = self._place()
+        try:
+            stored = place.read_json(place.summary)
+            if stored is not None:
+                return Summary.from_json(stored)
+        except ValueError as error:
+            raise RunError(f"{str(place.summary)!r} can't be read: {error}; run the study again.") from None
+        raise RunError(f"The run in {str(place.path)!r} is not finished; run the study again to go on.")
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write what the finished run found as one file that opens in a browser, offline.
+
+        Parameters
+        ----------
+        path
+            The file, which is replaced; ``report.html`` in the run directory by default, where every run
+            writes it at its end.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        RunError
+            If the study has not been run, or the run is not finished.
+        """
+        from shrinkage.report.html import write  # the report reads studies: no study needs it to train
+
+        place = self._place()
+        return write([Results.load(place.path)], place.report if path is None else path)
+
+    @property
+    def plot(self) -> Plots:
+        """The figures of the finished run: ``study.plot.validation()``, ``.learning()``, ``.size()``."""
+        from shrinkage.report.plots import Plots  # the report reads studies: no study needs it to run
+
+        return Plots(self)
+
+    def _repr_html_(self) -> str:
+        with contextlib.suppress(Exception):  # an object that is shown must never raise: show what is there
+            return self.summary()._repr_html_()
+        finished: Counter[str] | None = None if self.directory is None else Counter()
+        with contextlib.suppress(Exception):
+            # Where there is no database, looking into it would make one.
+            if self.spec.storage is not None or (self._place().path / "study.db").exists():
+                finished = Counter(self.frame()["arm"])
+        return plan_html(self.spec, self._name_of_model(), self._name_of_data(), finished)
+
+    def _name_of_model(self) -> str:
+        if self.spec.model != _STORED_MODEL:
+            return self.spec.model
+        names = (getattr(self._model, name, None) for name in ("name", "__qualname__"))
+        return next((name for name in names if isinstance(name, str)), _STORED_MODEL)
+
+    def _name_of_data(self) -> str:
+        return self.spec.data if self._data is None else self._data.name
 
     def _place(self) -> RunDirectory:
         if self.directory is None:

@@ -343,6 +343,11 @@ class Summary:
     def __str__(self) -> str:
         return "\n".join(self.headline)
 
+    def _repr_html_(self) -> str:
+        from shrinkage.study.table import summary_html  # it is made of summaries
+
+        return summary_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return the whole tree as plain JSON types, with ``null`` for what does not exist.
 
