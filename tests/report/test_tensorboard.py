@@ -14,8 +14,6 @@ from shrinkage.report.tensorboard import TensorBoard, folders
 from shrinkage.study.runner import Observers, Silent
 from shrinkage.study.study import Study
 
-pytest.importorskip("tensorboard")
-
 
 @pytest.fixture
 def read(monkeypatch):

@@ -6,13 +6,12 @@ import csv
 import io
 import re
 
+import optuna_dashboard
 import pytest
+from werkzeug.test import Client
 
 from shrinkage.study.design import Trial
 from shrinkage.study.storage import TrialStore
-
-optuna_dashboard = pytest.importorskip("optuna_dashboard")
-pytest.importorskip("werkzeug")
 
 NAME = "L2 <b>&\u00e9</b>"
 TRIALS = [
@@ -26,8 +25,6 @@ TRIALS = [
 @pytest.fixture
 def browse(tmp_path):
     """``browse(path)``: what the dashboard answers, as to a browser that takes compressed files."""
-    from werkzeug.test import Client
-
     store = TrialStore(tmp_path, None, NAME)
     store.claim("digest", {"backend": "jax"}, ["none", "L2"])
     for trial, state, loss in TRIALS:
