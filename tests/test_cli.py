@@ -43,7 +43,8 @@ warnings.simplefilter("ignore")  # of forking, which is safe as long as JAX has 
 import shrinkage.cli as cli
 cli._load_keras()
 import shrinkage.data, shrinkage.recipe.check, shrinkage.report.figures, shrinkage.report.live
-import shrinkage.report.terminal, shrinkage.study.study, sklearn.datasets, sklearn.model_selection
+import shrinkage.report.terminal, shrinkage.report.tensorboard, shrinkage.study.study
+import sklearn.datasets, sklearn.model_selection
 
 def child(job):
     for number, path in enumerate((os.devnull, job["out"], job["err"])):
@@ -327,6 +328,27 @@ def test_json_is_one_document(shell, home, finished):
     document = json.loads(ended.out)
     assert document.pop("directory") == "finished"
     assert document == json.loads((path / "summary.json").read_text())
+
+
+def test_quiet_is_the_answer_alone(shell, home, finished):
+    _, first = finished
+    ended = shell("run", "study.toml", "-o", "finished", "--quiet", cwd=home)
+    assert (ended.code, ended.out, ended.err) == (0, first.out, "")
+    shell("run", "none.toml", "--quiet", cwd=home).fails(2, "none.toml")
+
+
+def test_what_happens_as_json_lines_and_for_tensorboard(shell, home):
+    name = write(home, "lines.toml", text=ONE)
+    ended = shell("run", name, "-o", "lines", "--json-lines", "--tensorboard", "logs", cwd=home)
+    assert (ended.code, ended.err) == (0, "")
+    events = [json.loads(line) for line in ended.out.splitlines()]
+    assert [e["event"] for e in events] == ["begin", "say", "epoch", "trial", "say", "end"]
+    assert events[-1] == {"event": "end", "directory": "lines", "summary": "lines/summary.json"}
+    frame = Study.load(home / "lines").frame()
+    assert events[3]["values"]["val_data_loss"] == frame["val_data_loss"][0]
+    assert [p.parent.relative_to(home).as_posix() for p in home.rglob("*tfevents*")] == ["logs/none/seed-3"]
+    again = shell("run", name, "-o", "lines", "--json-lines", cwd=home)
+    assert [json.loads(line)["event"] for line in again.out.splitlines()] == ["begin", "end"]
 
 
 def test_the_directory_is_named_after_the_study(shell, home):
@@ -684,6 +706,9 @@ USAGE = {
     "apply m.keras -r x -o y --strength much": "--strength",
     "data shw": "show",
     "run none.toml": "none.toml",
+    "run none.toml --quiet --json": "--quiet and --json exclude each other",
+    "run none.toml --json-lines --json": "--json-lines and --json exclude each other",
+    "run none.toml --quiet --json-lines": "--quiet and --json-lines exclude each other",
     "check none.keras": "none.keras",
     "describe none.keras": "none.keras",
     "apply none.keras -r x -o y.keras": "none.keras",

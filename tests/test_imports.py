@@ -41,6 +41,7 @@ HOMES = {
     "jax": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
     "jaxlib": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
     "ray": {"study/cluster.py"},
+    "tensorboard": {"report/tensorboard.py"},
     "tensorflow": set(),
     "torch": set(),
 }

@@ -180,11 +180,20 @@ def run(
         bool, typer.Option("--restart", help="Begin anew: removes the results that are there.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress, only the answer.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print what happens as one JSON object a line.")
+    ] = False,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option("--tensorboard", metavar="DIR", help="Write each trial's epochs for TensorBoard."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Run a study, or go on with it: the same command resumes where it was stopped."""
     from shrinkage.study.spec import StudySpec
 
+    _exclude({"--quiet": quiet, "--json-lines": json_lines, "--json": as_json})
     if isinstance(context.obj, _Ending):
         context.obj.words = "stopped. Finished trials are kept; run the same command again to go on."
     spec = StudySpec.read(study)
@@ -193,17 +202,28 @@ def run(
         _confirm(directory)
     _load_keras()
     from shrinkage.report import figures, terminal
+    from shrinkage.report.json_lines import JsonLines
     from shrinkage.report.live import Live
+    from shrinkage.report.tensorboard import TensorBoard
+    from shrinkage.study.runner import Observers
     from shrinkage.study.study import Study
 
     job = Study.from_spec(spec, data_dir=None if data_dir is None else str(data_dir))
-    with Live(terminal.console(stderr=True)) as live:
-        summary = job.run(directory, restart=restart, allow_code=allow_code, observer=live)
+    lines = JsonLines(sys.stdout)
+    with contextlib.ExitStack() as stack:
+        shown = [lines] if json_lines else [] if quiet else [stack.enter_context(Live())]
+        written = [] if tensorboard is None else [TensorBoard(tensorboard)]
+        summary = job.run(
+            directory, restart=restart, allow_code=allow_code, observer=Observers(*shown, *written)
+        )
     drawn = [
         directory / "report.html",
         figures.validation_curve(summary, job.frame(), directory / "validation_curve.png"),
         figures.learning_curves(summary, job.curves(), directory / "learning_curves.png"),
     ]
+    if json_lines:
+        lines.end(directory)
+        return
     if as_json:
         _print_json({"directory": str(directory), **json.loads((directory / "summary.json").read_text())})
         return
@@ -212,6 +232,12 @@ def run(
     best = directory / "models" / "best.keras"
     for path in (*drawn, *([best] if best.exists() else []), directory / "summary.json"):
         console.print(f"wrote {path}")
+
+
+def _exclude(options: dict[str, bool]) -> None:
+    given = [name for name, on in options.items() if on]
+    if len(given) > 1:
+        _fail(f"{' and '.join(given)} exclude each other; give one of them.", 2)
 
 
 def _file_name(name: str) -> str:

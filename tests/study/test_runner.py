@@ -61,8 +61,8 @@ class Watch(runner.Silent):
         if self.crash(event, len(self.events)):
             raise Crash
 
-    def begin(self, spec, total, done):
-        self.total, self.done = total, done
+    def begin(self, spec, total, found):
+        self.total, self.done = total, len(found)
 
     def say(self, line):
         self.lines.append(line)
@@ -669,3 +669,24 @@ def test_selection_never_sees_test_data(expected):
     assert {arm: s.strength for arm, s in select(cells(blind)).items()} == {
         arm: s.strength for arm, s in select(cells(frame)).items()
     }
+
+
+# --- who watches ---------------------------------------------------------------------------------------
+
+
+def test_several_observers_are_told_the_same(bench, tmp_path):
+    one, other = Watch(), Watch()
+    run(bench, tmp_path, runner.Observers(one, other))
+    assert one.events == other.events
+    assert one.lines == other.lines
+    assert (one.total, one.done) == (other.total, other.done) == (len(bench.trials), 0)
+    assert one.count("epoch") == len(bench.trials) * EPOCHS
+
+
+def test_a_reader_of_the_progress_who_goes_is_no_failure_of_the_training(bench, tmp_path):
+    class Gone(runner.Silent):
+        def epoch(self, record):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(bench, tmp_path, Gone())

@@ -1,30 +1,29 @@
-"""Progress of a run: bars in a terminal, one line a trial elsewhere."""
+"""A run while it goes: one screen in a terminal, a line a trial in a log, a few lines in a notebook."""
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from collections import deque
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+import rich.live
+from rich.console import Console, RenderableType
 from rich.text import Text
 
+from shrinkage.report import terminal
+from shrinkage.report.progress import Progress
+from shrinkage.report.screen import best_so_far, counts, duration, named, screen
 from shrinkage.study.design import Trial
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.words import number, plain
-from shrinkage.training.task import Lane, Record, Result
+from shrinkage.study.words import count, plain
+from shrinkage.training.task import Record, Result
 
-_RECENT = 60.0  # seconds whose pace the time left is told from
+_REFRESH = 4  # screens a second
 _SILENCE = 30.0  # seconds after which a log hears of epochs as well
+_LINES = 20  # about as many lines on trials are put into a notebook
 
 
 class Live:
@@ -33,99 +32,97 @@ class Live:
     Parameters
     ----------
     console
-        Where to. A terminal gets two bars (trials and epochs, with the time left), anything else plain
-        lines.
+        Where to; the error output by default. A terminal gets one screen that is drawn anew: how many
+        trials are finished, when the rest will be, which cell is the best so far, the curves of those
+        that run, and which trials were stopped or diverged, and why. A log gets a line a trial, and a
+        notebook about twenty lines in all.
+
+    Examples
+    --------
+    >>> import sys
+    >>> spec = StudySpec.parse({"data": "digits", "model": "shrinkage.models:mlp", "arms": []})
+    >>> with Live(Console(file=sys.stdout)) as live:  # study.run("runs/mine", observer=live) calls:
+    ...     live.begin(spec, 5, [])
+    study: 5 trials of 20 epochs.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars: Progress | None = None
-        self._total = self._done = self._length = 0
-        self._running: dict[Lane, int] = {}
-        self._pace: deque[tuple[float, int]] = deque()
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = terminal.console(stderr=True) if console is None else console
+        self._progress = Progress()
+        self._lock = threading.Lock()  # the screen is drawn by a thread; never held while something is shown
+        self._screen: rich.live.Live | None = None
+        self._over = False
         self._spoken = 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-            self._bars.start()
+        console = self._console
+        if console.is_terminal and not (console.is_dumb_terminal or console.is_jupyter):
+            self._screen = rich.live.Live(
+                get_renderable=self._drawn, console=console, refresh_per_second=_REFRESH
+            )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        self._over = True
+        if self._screen is not None:
+            self._screen.stop()
 
-    def begin(self, spec: StudySpec, total: int, done: int) -> None:
+    def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
         """Show the number of trials, and how many were found finished."""
-        self._total, self._done, self._length = total, done, spec.training.epochs
+        with self._lock:
+            self._progress.begin(spec, total, found)
         self._spoken = time.monotonic()
-        self._tick()
-        found = f", {done} of them finished before" if done else ""
-        self.say(f"{plain(spec.name)}: {total} trials of {spec.training.epochs} epochs{found}.")
-        if self._bars is not None:
-            self._trials = self._bars.add_task("trials", total=total, completed=done)
-            self._epochs = self._bars.add_task("epochs", total=spec.training.epochs)
+        before = f", {len(found)} of them finished before" if found else ""
+        epochs = count(spec.training.epochs, "epochs")
+        self.say(f"{plain(spec.name)}: {count(total, 'trials')} of {epochs}{before}.")
+        if self._screen is not None and len(found) < total:
+            self._screen.start()
 
     def say(self, line: str) -> None:
         """Show one line."""
         self._console.print(Text(line))
 
     def epoch(self, record: Record) -> None:
-        """Move the bar of epochs; in a log, say now and then how far the trials that run have come."""
-        self._running[record.lane] = record.epoch
-        self._tick()
-        if self._bars is not None:
-            self._bars.update(
-                self._epochs, completed=record.epoch, description=_lane(record.lane.arm, record.lane.strength)
-            )
-        elif time.monotonic() - self._spoken > _SILENCE:
-            many = f"{len(self._running)} trials" if len(self._running) > 1 else "the trial"
-            self._line(f"epoch {record.epoch}/{self._length} of {many} that run{'s' * (many == 'the trial')}")
+        """Take note of an epoch; in a log, say now and then how far the trials that run have come."""
+        with self._lock:
+            self._progress.epoch(record)
+        if self._screen is None and time.monotonic() - self._spoken > _SILENCE:
+            running = len(self._progress.running)
+            many = f"{running} trials that run" if running != 1 else "the trial that runs"
+            self._line(f"epoch {record.epoch}/{self._progress.length} of {many}")
 
     def trial(self, trial: Trial, result: Result) -> None:
-        """Move the bar of trials, or print a line."""
-        self._done += 1
-        self._running.pop(result.lane, None)
-        self._tick()
-        if self._bars is not None:
-            self._bars.update(self._trials, completed=self._done)
-            if result.state == "diverged":
-                self.say(f"{_name(trial)} diverged at epoch {result.best}.")
+        """Take note of a trial that has ended; in a log, print a line, in a notebook now and then."""
+        with self._lock:
+            self._progress.trial(trial, result)
+        if self._screen is not None:
             return
-        loss = f"validation data loss {result.values['val_data_loss']:.4f}"
-        shown = {
-            "complete": loss,
-            "stopped": f"stopped after epoch {len(result.records)}, {loss}",
-            "diverged": f"diverged at epoch {result.best}",
-        }[result.state]
-        self._line(f"{self._done}/{self._total}  {_name(trial)}: {shown}")
+        done, total = self._progress.done, self._progress.total
+        if not self._console.is_jupyter:
+            self._line(f"{done}/{total}  {_outcome(trial, result)}")
+        elif done == total or done % math.ceil(total / _LINES) == 0:
+            best = self._progress.best()
+            shown = "" if best is None else f"; {best_so_far(best, self._console.width)}"
+            self._line(f"{done}/{total}  {counts(self._progress)}{shown}")
+
+    def _drawn(self) -> RenderableType:
+        with self._lock:
+            return screen(self._progress, *self._console.size, over=self._over)
 
     def _line(self, text: str) -> None:
         self._spoken = time.monotonic()
-        self.say(f"{text}{self._left()}")
-
-    def _tick(self) -> None:
-        now, epochs = time.monotonic(), self._done * self._length + sum(self._running.values())
-        self._pace.append((now, epochs))
-        while now - self._pace[0][0] > _RECENT and len(self._pace) > 2:
-            self._pace.popleft()
-
-    def _left(self) -> str:
-        """Say how long the rest takes at the pace of the last minute: many trials may end at once."""
-        (begun, before), (now, epochs) = self._pace[0], self._pace[-1]
-        left = (now - begun) * (self._total * self._length - epochs) / max(1, epochs - before)
-        return f"  ({left:.0f} s left)" if left >= 1 else ""
+        left = self._progress.left
+        self.say(text if left is None or left < 1 else f"{text}  ({duration(left)} left)")
 
 
-def _lane(arm: str, strength: float | None) -> str:
-    name = plain(arm)
-    name = name if len(name) <= 30 else f"{name[:29]}…"
-    return name if strength is None else f"{name}, λ = {number(strength)}"
-
-
-def _name(trial: Trial) -> str:
+def _outcome(trial: Trial, result: Result) -> str:
     fold = "" if trial.fold < 0 else f", fold {trial.fold}"
-    return f"{_lane(trial.arm, trial.strength)}, seed {trial.seed}{fold}"
+    loss = f"validation data loss {result.values['val_data_loss']:.4f}"
+    shown = {
+        "complete": loss,
+        "stopped": f"stopped after epoch {len(result.records)}, {loss}",
+        "diverged": f"diverged at epoch {result.best}",
+    }[result.state]
+    return f"{named(trial.cell)}, seed {trial.seed}{fold}: {shown}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,11 @@ _PRUNED = 8  # full cells whose weights may pile up; to tell which arm leads tak
 class Observer(Protocol):
     """Who watches a run: the progress display, a log, a test."""
 
-    def begin(self, spec: StudySpec, total: int, done: int) -> None:
-        """Trials are about to be trained: ``total`` in all, ``done`` found finished."""
+    def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
+        """Trials are about to be trained, ``total`` in all; ``found`` are those finished before.
+
+        Each of these has its ``arm, strength, seed, fold, state`` and the values of the epoch that counts.
+        """
 
     def say(self, line: str) -> None:
         """Something worth one line."""
@@ -55,9 +58,9 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer that shows nothing."""
+    """An observer that shows nothing: a base for one that shows a part."""
 
-    def begin(self, spec: StudySpec, total: int, done: int) -> None:
+    def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
         """Show nothing."""
 
     def say(self, line: str) -> None:
@@ -68,6 +71,39 @@ class Silent:
 
     def trial(self, trial: Trial, result: Result) -> None:
         """Show nothing."""
+
+
+class Observers:
+    """Several observers as one.
+
+    Parameters
+    ----------
+    each
+        Told of everything, in this order.
+    """
+
+    def __init__(self, *each: Observer) -> None:
+        self._each = each
+
+    def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
+        """Tell each."""
+        for observer in self._each:
+            observer.begin(spec, total, found)
+
+    def say(self, line: str) -> None:
+        """Tell each."""
+        for observer in self._each:
+            observer.say(line)
+
+    def epoch(self, record: Record) -> None:
+        """Tell each."""
+        for observer in self._each:
+            observer.epoch(record)
+
+    def trial(self, trial: Trial, result: Result) -> None:
+        """Tell each."""
+        for observer in self._each:
+            observer.trial(trial, result)
 
 
 @dataclass(frozen=True)
@@ -202,8 +238,9 @@ def _devices() -> str:
 def _run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     spec = bench.spec
     store = _open(bench, directory)
-    todo = design.pending(bench.trials, store.finished())
-    observer.begin(spec, len(bench.trials), len(bench.trials) - len(todo))
+    found = store.finished()
+    todo = design.pending(bench.trials, found)
+    observer.begin(spec, len(bench.trials), list(found.values()))
     _decide(bench, directory, observer, bool(todo))
     left, full = Counter(trial.cell for trial in todo), 0
     for trial, result in _trained(bench, todo, observer):
@@ -248,7 +285,7 @@ def _trained(bench: Bench, todo: tuple[Trial, ...], observer: Observer) -> Itera
 def _named_failures() -> Iterator[None]:
     try:
         yield
-    except ShrinkageError:
+    except (ShrinkageError, BrokenPipeError):  # the pipe is an observer's, whose reader has gone
         raise
     except Exception as error:  # whatever Keras, its backend or a user's layer raises
         raise TrainingError(f"Training failed with {type(error).__name__}: {_reason(error)}") from error

@@ -175,7 +175,8 @@ class Study:
         allow_code
             Whether ``module:function`` references outside this package may be imported.
         observer
-            Told what happens; see :class:`shrinkage.study.runner.Observer`.
+            Told what happens; see :class:`shrinkage.study.runner.Observer`. ``shrinkage.report.live.Live``
+            shows it; without an observer nothing is shown.
 
         Returns
         -------
