@@ -6,7 +6,7 @@ Losses are data losses in the unit of the loss; accuracies and shares are fracti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from shrinkage.study.provenance import Provenance
 from shrinkage.study.results import Results
 from shrinkage.study.stats import Estimate
 from shrinkage.study.summary import ArmSummary, Difference, Summary
-from shrinkage.study.words import at_strength
+from shrinkage.study.words import at_strength, duration, percent
 
 Series = tuple[float, ...]
 
@@ -37,6 +37,8 @@ class Verdict:
         What that rests on, with its interval.
     recommended
         The recommended arm and strength as text; empty where every arm diverged.
+    cost
+        What finding it took, and what the recommended model needs, in one sentence.
     paste
         The recommended recipe as text to paste; ``None`` without a recommendation.
     next_steps
@@ -48,6 +50,7 @@ class Verdict:
     title: str
     sentence: str
     recommended: str
+    cost: str
     paste: Paste | None
     next_steps: tuple[str, ...]
     notes: tuple[str, ...]
@@ -266,6 +269,7 @@ def facts(results: Results) -> Facts:
     summary, evidence = results.summary, results.evidence
     styles = {arm: i for i, arm in enumerate(_ordered(summary))}
     curves = tuple(_curves(results, styles))
+    rows = tuple(_arm(arm, summary, results.frame, styles) for arm in summary.arms)
     return Facts(
         name=results.name,
         directory=str(results.directory),
@@ -274,8 +278,8 @@ def facts(results: Results) -> Facts:
         folds=summary.folds,
         seeds=summary.seeds,
         epochs=max((len(curve.val_data_loss) for curve in curves), default=0),
-        verdict=_verdict(summary, evidence.arm(summary.recommended.arm if summary.recommended else None)),
-        arms=tuple(_arm(arm, summary, results.frame, styles) for arm in summary.arms),
+        verdict=_verdict(results, rows),
+        arms=rows,
         validation=tuple(_validation(summary, results.frame, styles)),
         curves=curves,
         network=tuple(_network(results)),
@@ -301,8 +305,9 @@ def _ordered(summary: Summary) -> list[str]:
 # --- the answer -----------------------------------------------------------------------------------------
 
 
-def _verdict(summary: Summary, evidence: ArmEvidence | None) -> Verdict:
-    best = summary.recommended
+def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
+    summary, best = results.summary, results.summary.recommended
+    evidence = results.evidence.arm(best.arm if best else None)
     headline = list(summary.headline)
     title = headline[-1].removeprefix("So: ")
     sentence = headline[1] if len(headline) > 2 else headline[0]
@@ -317,9 +322,23 @@ def _verdict(summary: Summary, evidence: ArmEvidence | None) -> Verdict:
         title=title[:1].upper() + title[1:],
         sentence=sentence,
         recommended=at_strength(best.arm, best.strength) if best else "",
+        cost=_cost(results, next((row for row in rows if row.is_recommended), None)),
         paste=paste(best.arm, best.strength, evidence) if best and evidence else None,
         next_steps=tuple(step for step in dict.fromkeys(steps) if step),
         notes=summary.notes,
+    )
+
+
+def _cost(results: Results, best: ArmRow | None) -> str:
+    """Say how much was trained, and where something can be left out of the model, how much of it is left."""
+    made = results.provenance
+    text = f"{len(results.frame)} trainings took {duration(made.seconds)} on {made.processors} processors"
+    if best is None or not best.compacted_parameters < best.parameters:
+        return f"{text}."
+    left = best.compacted_parameters / best.parameters
+    return (
+        f"{text}; shrinkage compact would leave {best.compacted_parameters:,.0f} of the model's "
+        f"{best.parameters:,.0f} parameters ({percent(left)})."
     )
 
 

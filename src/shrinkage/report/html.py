@@ -290,6 +290,7 @@ _FILTERS = {
     "interval": _interval,
     "raw": _raw,
     "plain": words.plain,
+    "duration": words.duration,
     "colour": svg.colour,
     "shape": svg.shape,
 }

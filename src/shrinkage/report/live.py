@@ -15,10 +15,10 @@ from rich.text import Text
 
 from shrinkage.report import terminal
 from shrinkage.report.progress import Progress
-from shrinkage.report.screen import best_so_far, counts, duration, named, screen
+from shrinkage.report.screen import best_so_far, counts, named, screen
 from shrinkage.study.design import Trial
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.words import count, plain
+from shrinkage.study.words import count, duration, plain
 from shrinkage.training.task import Record, Result
 
 _REFRESH = 4  # screens a second

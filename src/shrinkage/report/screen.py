@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shrinkage.report.progress import Best, Cell, Curve, Ending, Progress
-from shrinkage.study.words import count, number, plain
+from shrinkage.study.words import count, duration, number, plain
 from shrinkage.training.task import Lane
 
 _NAME = 30  # characters of an arm's name that are shown
@@ -74,19 +74,6 @@ def _bar(progress: Progress, width: int, over: bool) -> Table:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def duration(seconds: float) -> str:
-    """Write how long something takes, in one unit.
-
-    Examples
-    --------
-    >>> [duration(s) for s in (4.4, 119, 600, 20_000)]
-    ['4 s', '119 s', '10 min', '5.6 h']
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def counts(progress: Progress) -> str:

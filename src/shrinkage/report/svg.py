@@ -50,9 +50,9 @@ class Scale:
 
     Examples
     --------
-    >>> scale = Scale(1.0, 100.0, 0.0, 200.0, log=True)
+    >>> scale = Scale(1.0, 1000.0, 0.0, 300.0, log=True)
     >>> scale(10.0), [label for _, label in scale.ticks()]
-    (100.0, ['1', '10', '100'])
+    (100.0, ['1', '10', '100', '1000'])
     """
 
     low: float

@@ -103,6 +103,19 @@ def with_se(value: Estimate, *, accuracy: bool = False) -> str:
     return f"{mean} ± {amount(value.se, accuracy)}"
 
 
+def duration(seconds: float) -> str:
+    """Write how long something takes, in one unit.
+
+    Examples
+    --------
+    >>> [duration(s) for s in (4.4, 119, 600, 20_000)]
+    ['4 s', '119 s', '10 min', '5.6 h']
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def plain(name: str) -> str:
     r"""Write an arm's name on one line: a control character in it must not reach a terminal.
 
