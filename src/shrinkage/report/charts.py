@@ -118,6 +118,9 @@ def _draw_by_strength(chart: Chart, cells: Sequence[_Shown], measure: Measure, s
         if s.row.diverged:
             title = f"{at_strength(s.row.arm, s.row.strength)}: a trial diverged"
             chart.mark(x, chart.y.high, style, "cross", title)
+        elif s.row.stopped:
+            title = f"{at_strength(s.row.arm, s.row.strength)}: stopped at a rung"
+            chart.mark(x, chart.y.low, style, "stopped", title)
         else:
             _mark(chart, x, s, measure)
 
@@ -125,11 +128,10 @@ def _draw_by_strength(chart: Chart, cells: Sequence[_Shown], measure: Measure, s
 def _mark(chart: Chart, x: float, shown: _Shown, measure: Measure) -> None:
     row = shown.row
     notes = [word for word, holds in (("chosen", row.chosen), ("1-SE choice", row.one_se)) if holds]
-    notes += ["stopped at a rung"] if row.stopped else []
     said = with_se(shown.estimate, accuracy=measure == "accuracy")
     remark = f" ({', '.join(notes)})" if notes else ""
     title = f"{at_strength(row.arm, row.strength)}: {said}{remark}"
-    kind = "mean" + " chosen" * row.chosen + " stopped" * row.stopped
+    kind = "mean" + " chosen" * row.chosen
     data = {"mean": shown.estimate.mean, "se": shown.estimate.se}
     if row.strength is not None:
         data["strength"] = row.strength
