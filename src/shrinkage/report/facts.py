@@ -323,7 +323,7 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
         sentence=sentence,
         recommended=at_strength(best.arm, best.strength) if best else "",
         cost=_cost(results, next((row for row in rows if row.is_recommended), None)),
-        paste=paste(best.arm, best.strength, evidence) if best and evidence else None,
+        paste=paste(evidence, results.evidence.network) if evidence else None,
         next_steps=tuple(step for step in dict.fromkeys(steps) if step),
         notes=summary.notes,
     )

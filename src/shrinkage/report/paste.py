@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import tomli_w
 
-from shrinkage.study.evidence import ArmEvidence
+from shrinkage.study.evidence import ArmEvidence, Node
 
 _KERAS = {"l1": "L1", "l2": "L2", "l1_l2": "L1L2"}
 
@@ -34,53 +35,58 @@ class Paste:
     toml: str
 
 
-def paste(arm: str, strength: float | None, seen: ArmEvidence) -> Paste:
+def paste(seen: ArmEvidence, network: Iterable[Node] = ()) -> Paste:
     """Return the texts for an arm at its strength.
 
     Parameters
     ----------
-    arm, strength
-        Which arm.
     seen
-        Its rules at that strength, and the places that they charge.
+        The arm, its rules at that strength, and the places that they charge.
+    network
+        The model's layers, whose classes decide what an argument is called.
 
     Examples
     --------
     >>> from shrinkage.study.evidence import Charged
     >>> charged = (Charged("head", "kernel", "l2(0.1)", 0.2, 1.0),)
     >>> seen = ArmEvidence("L2", 0.1, 0, -1, ("Dense: kernel = l2(0.1)",), charged, (), (), ())
-    >>> print(paste("L2", 0.1, seen).keras)
+    >>> print(paste(seen).keras)
     # head
     kernel_regularizer=keras.regularizers.L2(0.1)
     """
     if not seen.recipe:
         none = "the model without penalties; nothing is to be added"
-        return Paste("none", f"# {none}", f"# {none}", tomli_w.dumps({"arms": [{"name": arm}]}))
+        return Paste("none", f"# {none}", f"# {none}", tomli_w.dumps({"arms": [{"name": seen.arm}]}))
     rules = list(seen.recipe)
     listed = ",\n    ".join(json.dumps(rule, ensure_ascii=False) for rule in rules)
-    named = arm if strength is None else f"{arm} {strength:g}"
+    named = seen.arm if seen.strength is None else f"{seen.arm} {seen.strength:g}"
     return Paste(
         line="\n".join(rules),
         python=f"import shrinkage\n\nshrinkage.apply(model, [\n    {listed},\n])",
-        keras=_constructors(seen),
+        keras=_constructors(seen, {node.path: node.kind for node in network}),
         toml=tomli_w.dumps({"arms": [{"name": named, "recipe": rules}]}),
     )
 
 
-def _constructors(seen: ArmEvidence) -> str:
+def _constructors(seen: ArmEvidence, kinds: Mapping[str, str]) -> str:
     lines: dict[str, list[str]] = {}
     for place in seen.charged:
+        # A composite layer's constructor speaks for its parts: lstm for lstm/lstm_cell.
+        layer = next((path for path in kinds if place.layer.startswith(f"{path}/")), place.layer)
         kind, _, rest = place.penalty.partition("(")
         if place.target == "unit" or kind not in _KERAS:
             argument = f"# {place.target}: {place.penalty} has no argument in Keras; use shrinkage.apply"
         else:
-            argument = f"{_argument(place.target)}_regularizer=keras.regularizers.{_KERAS[kind]}({rest}"
-        lines.setdefault(place.layer, []).append(argument)
+            name = _argument(place.target, kinds.get(layer, ""))
+            argument = f"{name}_regularizer=keras.regularizers.{_KERAS[kind]}({rest}"
+        lines.setdefault(layer, []).append(argument)
     return "\n".join(
         f"# {' '.join(layer.split())}\n" + ",\n".join(arguments) for layer, arguments in lines.items()
     )
 
 
-def _argument(target: str) -> str:
-    """Return what a constructor calls a target: ``depthwise_kernel`` is ``depthwise`` there."""
+def _argument(target: str, kind: str) -> str:
+    """Return what a layer's constructor calls a target: ``depthwise_kernel`` is ``depthwise`` there."""
+    if kind.startswith("DepthwiseConv") and target == "kernel":
+        return "depthwise"
     return target if target == "kernel" else target.removesuffix("_kernel")
