@@ -13,6 +13,7 @@ from shrinkage.recipe import Recipe, charges
 from shrinkage.report.paste import paste
 from shrinkage.study import examine
 from shrinkage.study.design import Trial
+from shrinkage.study.evidence import DataFacts, Evidence
 from shrinkage.study.spec import Arm
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
@@ -41,6 +42,11 @@ def model(arguments=None):
     return keras.Sequential([keras.Input((6, 6, 1)), *made])
 
 
+def evidence(built):
+    data = DataFacts("zeros", (6, 6, 1), "float32", (), 4, 0, 4, (), ())
+    return Evidence("", "", "", data, examine.network(built), ())
+
+
 @pytest.fixture(scope="module")
 def seen():
     """The arm as a run sees it, and the network."""
@@ -51,7 +57,7 @@ def seen():
     )
     shown = examine.Shown(trial, Recipe(RULES), built.get_weights(), False)
     (arm,), _ = examine.arms(built, made_up, [shown])
-    return arm, examine.network(built)
+    return arm, evidence(built).node
 
 
 def in_force(built):
@@ -97,6 +103,6 @@ def test_what_keras_has_no_argument_for_is_said():
     x = keras.ops.convert_to_numpy(keras.ops.zeros((4, 6, 6, 1)))
     y = keras.ops.convert_to_numpy(keras.ops.zeros((4, 2)))
     (arm,), _ = examine.arms(built, shrinkage.Data("zeros", x, y, x, y), [shown])
-    text = paste(arm, examine.network(built)).keras
+    text = paste(arm, evidence(built).node).keras
     assert "has no argument in Keras; use shrinkage.apply" in text
     assert "regularizer=" not in text

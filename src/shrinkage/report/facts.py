@@ -323,7 +323,7 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
         sentence=sentence,
         recommended=at_strength(best.arm, best.strength) if best else "",
         cost=_cost(results, next((row for row in rows if row.is_recommended), None)),
-        paste=paste(evidence, results.evidence.network) if evidence else None,
+        paste=paste(evidence, results.evidence.node) if evidence else None,
         next_steps=tuple(step for step in dict.fromkeys(steps) if step),
         notes=summary.notes,
     )
@@ -457,7 +457,8 @@ def _network(results: Results) -> Iterator[NodeRow]:
     seen = results.evidence.arm(best.arm if best else None)
     charged: dict[str, list[str]] = {}
     for place in seen.charged if seen else ():
-        charged.setdefault(place.layer, []).append(f"{place.target}: {place.penalty}")
+        node = results.evidence.node(place.layer)
+        charged.setdefault(node.path if node else place.layer, []).append(f"{place.target}: {place.penalty}")
     for node in results.evidence.network:
         yield NodeRow(node, tuple(charged.get(node.path, ())))
 

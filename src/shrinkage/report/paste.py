@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tomli_w
@@ -35,15 +35,15 @@ class Paste:
     toml: str
 
 
-def paste(seen: ArmEvidence, network: Iterable[Node] = ()) -> Paste:
+def paste(seen: ArmEvidence, node: Callable[[str], Node | None] = lambda layer: None) -> Paste:
     """Return the texts for an arm at its strength.
 
     Parameters
     ----------
     seen
         The arm, its rules at that strength, and the places that they charge.
-    network
-        The model's layers, whose classes decide what an argument is called.
+    node
+        Returns the call of a layer, or of the composite layer that it is a part of: its constructor is meant.
 
     Examples
     --------
@@ -63,21 +63,21 @@ def paste(seen: ArmEvidence, network: Iterable[Node] = ()) -> Paste:
     return Paste(
         line="\n".join(rules),
         python=f"import shrinkage\n\nshrinkage.apply(model, [\n    {listed},\n])",
-        keras=_constructors(seen, {node.path: node.kind for node in network}),
+        keras=_constructors(seen, node),
         toml=tomli_w.dumps({"arms": [{"name": named, "recipe": rules}]}),
     )
 
 
-def _constructors(seen: ArmEvidence, kinds: Mapping[str, str]) -> str:
+def _constructors(seen: ArmEvidence, node: Callable[[str], Node | None]) -> str:
     lines: dict[str, list[str]] = {}
     for place in seen.charged:
-        # A composite layer's constructor speaks for its parts: lstm for lstm/lstm_cell.
-        layer = next((path for path in kinds if place.layer.startswith(f"{path}/")), place.layer)
+        call = node(place.layer)
+        layer = call.path if call else place.layer
         kind, _, rest = place.penalty.partition("(")
         if place.target == "unit" or kind not in _KERAS:
             argument = f"# {place.target}: {place.penalty} has no argument in Keras; use shrinkage.apply"
         else:
-            name = _argument(place.target, kinds.get(layer, ""))
+            name = _argument(place.target, call.kind if call else "")
             argument = f"{name}_regularizer=keras.regularizers.{_KERAS[kind]}({rest}"
         lines.setdefault(layer, []).append(argument)
     return "\n".join(

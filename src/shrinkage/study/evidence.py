@@ -193,6 +193,10 @@ class Evidence:
     network: tuple[Node, ...]
     arms: tuple[ArmEvidence, ...]
 
+    def node(self, layer: str) -> Node | None:
+        """Return the first call of a layer, or of the composite layer that it is a part of."""
+        return next((n for n in self.network if layer == n.path or layer.startswith(f"{n.path}/")), None)
+
     def arm(self, name: str | None) -> ArmEvidence | None:
         """Return what was seen of an arm, or ``None``."""
         return next((arm for arm in self.arms if arm.arm == name), None)
