@@ -321,6 +321,34 @@ def test_a_finished_run_again_trains_nothing_and_says_the_same(shell, home, fini
     assert again.err == f"small é: {TRIALS} trials of 2 epochs, {TRIALS} of them finished before.\n"
 
 
+def test_a_report_is_written_again_and_opens_offline(shell, home, finished):
+    path, _ = finished
+    text = (path / "report.html").read_text()
+    assert text.startswith("<!doctype html>")
+    assert "default-src 'none'" in text
+    assert shell("report", "finished", "-o", "again.html", cwd=home).code == 0
+    assert (home / "again.html").read_text() == text
+    both = shell("report", "finished", "finished", "-o", "both.html", "--json", cwd=home)
+    assert json.loads(both.out) == {"output": "both.html"}
+    assert (home / "both.html").read_text().count('<section class="run"') == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["finished", "finished"], "say where, with -o FILE.html"),
+        (["finished", "-o", "study.toml"], "'study.toml' exists; add --force"),
+        (["nowhere"], "There is no run in 'nowhere'"),
+        ([], "Missing argument"),
+    ],
+)
+def test_a_report_that_cant_be_is_one_line(shell, home, finished, words, said):
+    ended = shell("report", *words, cwd=home)
+    assert ended.code in (1, 2)
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
 def test_json_is_one_document(shell, home, finished):
     path, _ = finished
     ended = shell("run", "study.toml", "-o", "finished", "--json", cwd=home)

@@ -40,7 +40,7 @@ _AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Allow module:function references to import your code.")
 ]
 _Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.keras", help="The file to write.")]
-_Force = Annotated[bool, typer.Option("--force", help="Replace OUT.keras if it exists.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 _Model = Annotated[Path, typer.Argument(metavar="MODEL.keras", help="A saved Keras model.")]
 
 
