@@ -6,6 +6,7 @@ process for each, without seconds of imports.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -24,6 +25,8 @@ import pandas as pd
 import pytest
 
 from shrinkage.cli import _file_name
+from shrinkage.report.explain import explain, wrapped
+from shrinkage.study.results import Results
 from shrinkage.study.storage import RunDirectory
 from shrinkage.study.study import Study
 
@@ -649,8 +652,41 @@ def test_apply_writes_a_file_that_keras_loads(shell, home):
     assert in_place.code == 0, in_place
 
 
+def test_explain(shell, home, finished):
+    stored = Results.load(finished[0])
+    said = explain(stored.summary, stored.evidence)
+    ended = shell("explain", "finished", cwd=home)
+    assert (ended.code, ended.err, ended.out) == (0, "", wrapped(said, 100) + "\n")
+    listed = json.loads(shell("explain", "finished", "--json", cwd=home).out)
+    assert [(one["sentence"], tuple(one["facts"])) for one in listed] == [(s.sentence, s.facts) for s in said]
+
+
+def test_export(shell, home, finished):
+    frame, curves = Study.load(finished[0]).frame(), Study.load(finished[0]).curves()
+    printed = shell("export", "finished", cwd=home)
+    assert (printed.code, printed.err) == (0, "")
+    read = pd.read_csv(io.StringIO(printed.out), dtype=frame.dtypes.to_dict())
+    pd.testing.assert_frame_equal(read, frame, check_exact=True)
+    ended = shell("export", "finished", "--what", "curves", "-o", "new/c.parquet", "--json", cwd=home)
+    assert json.loads(ended.out) == {
+        "output": "new/c.parquet", "what": "curves", "format": "parquet", "rows": len(curves)
+    }  # fmt: skip
+    order = ["arm", "strength", "seed", "epoch"]
+    written = pd.read_parquet(home / "new" / "c.parquet").sort_values(order, ignore_index=True)
+    expected = curves.sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(written, expected, check_exact=True)
+    content = (home / "new" / "c.parquet").read_bytes()
+    again = ("export", "finished", "-o", "new/c.parquet")
+    shell(*again, cwd=home).fails(2, "new/c.parquet", "--force")
+    assert (home / "new" / "c.parquet").read_bytes() == content
+    assert shell(*again, "--force", cwd=home).out == "wrote new/c.parquet\n"
+    assert len(pd.read_parquet(home / "new" / "c.parquet")) == TRIALS
+
+
 RULE = ("-r", "first: kernel = l1(0.1)")
 WRONG = {
+    "no run to explain": ("explain none", "no run in 'none'"),
+    "no run to export": ("export none", "no run in 'none'", "study.toml"),
     "absent": ("describe none.keras", "no saved model 'none.keras'"),
     "absent to check": ("check none.keras", "no saved model 'none.keras'"),
     "folder": ("describe .", "no saved model"),
@@ -723,7 +759,19 @@ for words in json.loads(sys.argv[1]):
 heavy = ("keras", "jax", "tensorflow", "torch", "pandas", "optuna", "matplotlib", "sklearn")
 print(json.dumps([report, [name for name in heavy if name in sys.modules]]))
 """
-COMMANDS = ["", "run", "check", "describe", "apply", "data", "data list", "data fetch", "data show"]
+COMMANDS = [
+    "",
+    "run",
+    "check",
+    "describe",
+    "apply",
+    "explain",
+    "export",
+    "data",
+    "data list",
+    "data fetch",
+    "data show",
+]
 USAGE = {
     "runn": "run",
     "run": "STUDY.toml",
@@ -740,6 +788,12 @@ USAGE = {
     "check none.keras": "none.keras",
     "describe none.keras": "none.keras",
     "apply none.keras -r x -o y.keras": "none.keras",
+    "explain": "RUN",
+    "export . --format cvs": "Did you mean 'csv'?",
+    "export . --what curve": "Did you mean 'curves'?",
+    "export . --format parquet": "-o OUT.parquet",
+    "export . --format csv --json": "--json",
+    "export . -o x.xls": "'x.xls' ends in no format",
 }
 
 
@@ -759,6 +813,14 @@ def test_help_and_usage_errors_load_nothing_heavy(run_python, tmp_path, monkeypa
         assert (code, out) == (2, ""), line
         assert word in err, err
         assert "Traceback" not in err
+
+
+def test_a_stored_run_is_read_without_keras(run_python, finished, tmp_path):
+    run, out = str(finished[0]), str(tmp_path / "t.csv")
+    printed = run_python(LIGHT, json.dumps([["explain", run], ["export", run, "-o", out]]))
+    report, heavy = json.loads(printed.splitlines()[-1])
+    assert [(code, err) for code, _, err in report.values()] == [(0, "")] * 2
+    assert set(heavy) == {"pandas", "optuna"}
 
 
 def test_every_command_takes_json():

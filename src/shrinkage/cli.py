@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from shrinkage.errors import ModelError, ShrinkageError, ShrinkageWarning
+from shrinkage.errors import ModelError, ShrinkageError, ShrinkageWarning, did_you_mean
 
 app = typer.Typer(
     help="The regularization workbench for Keras 3.",
@@ -409,6 +409,10 @@ def apply(
 def _check_output(output: Path, force: bool) -> None:
     if output.suffix != ".keras":
         _fail(f"the output must end in .keras; got {str(output)!r}.", 2)
+    _keep_existing(output, force)
+
+
+def _keep_existing(output: Path, force: bool) -> None:
     if output.exists() and not force:
         _fail(f"{str(output)!r} exists; add --force to replace it.", 2)
 
@@ -442,6 +446,80 @@ def compact(
     else:
         print(receipt)
         print(f"wrote {output}")
+
+
+_Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+
+@app.command()
+def explain(run: _Run, as_json: _Json = False) -> None:
+    """Explain a run in plain words: what won, whether that is real, and what was not tested."""
+    from shrinkage.report import terminal
+    from shrinkage.report.explain import explain as sentences
+    from shrinkage.report.explain import wrapped
+    from shrinkage.study.results import Results
+    from shrinkage.study.summary import as_json as plain
+
+    results = Results.load(run)
+    said = sentences(results.summary, results.evidence)
+    if as_json:
+        _print_json(plain(said))
+    else:
+        print(wrapped(said, terminal.console().width))
+
+
+@app.command()
+def export(
+    run: _Run,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="csv|parquet|json", help="Default: as OUT ends, else csv."),
+    ] = None,
+    what: Annotated[
+        str, typer.Option("--what", metavar="trials|curves", help="A row a trial, or a row an epoch of each.")
+    ] = "trials",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help="The file to write (default: print the table)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Write what a run has measured so far as a table."""
+    from shrinkage.report.export import FORMATS, exported
+
+    _one_of(what, ("trials", "curves"), "--what")
+    if form is None:
+        form = output.suffix[1:].lower() if output else "json" if as_json else "csv"
+        if form not in FORMATS:
+            _fail(f"{str(output)!r} ends in no format; add --format csv, parquet or json.", 2)
+    _one_of(form, FORMATS, "--format")
+    if output is not None:
+        _keep_existing(output, force)
+    elif form == "parquet":
+        _fail("parquet is not printed; give it a file, as in -o OUT.parquet.", 2)
+    elif as_json and form != "json":
+        _fail(f"--json prints JSON, not {form}; leave one of them out, or give a file with -o OUT.", 2)
+
+    from shrinkage.study.results import stored_curves, stored_trials
+    from shrinkage.study.storage import write_bytes
+
+    table = stored_curves(run) if what == "curves" else stored_trials(run).drop(columns="key")
+    content = exported(table, form)
+    if output is None:
+        sys.stdout.buffer.write(content)  # in UTF-8, whatever the terminal's encoding
+        return
+    write_bytes(output, content)
+    if as_json:
+        _print_json({"output": str(output), "what": what, "format": form, "rows": len(table)})
+    else:
+        print(f"wrote {output}")
+
+
+def _one_of(given: str, choices: tuple[str, ...], option: str) -> None:
+    if given not in choices:
+        allowed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        _fail(f"{option} must be {allowed}; got {given!r:.80}.{did_you_mean(given, choices)}", 2)
 
 
 @data_app.command("list")

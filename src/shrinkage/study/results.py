@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shrinkage.errors import RunError
 from shrinkage.study.evidence import Evidence
 from shrinkage.study.provenance import Provenance
+from shrinkage.study.spec import BASELINE
 from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.study.summary import Summary
 
@@ -54,6 +55,62 @@ def frame(
     return table.drop(columns="place")
 
 
+def stored_trials(directory: str | Path) -> pd.DataFrame:
+    """Return the trials that a run has finished so far, whether it has ended or not.
+
+    Parameters
+    ----------
+    directory
+        A run directory.
+
+    Returns
+    -------
+    DataFrame
+        As `frame` gives it.
+
+    Raises
+    ------
+    RunError
+        If there is no run, no trial of it has finished, or its files are damaged.
+    """
+    place = _begun(directory)
+    try:
+        spec = tomllib.loads(place.spec.read_text(encoding="utf-8"))
+        arms = sorted(spec["arms"], key=lambda arm: bool(arm["recipe"]))  # the one without penalties is first
+        names = dict.fromkeys([BASELINE, *(arm["name"] for arm in arms)])
+        scores = place.test_scores()
+    except (ValueError, KeyError, TypeError) as error:  # of JSON, TOML and text alike
+        raise RunError(f"The run in {str(directory)!r} can't be read: {error}.") from None
+    url = spec.get("storage")
+    begun = url is not None or place.database.exists()  # opening it would make one
+    finished = TrialStore(place.path, url, spec.get("name", "study")).finished() if begun else {}
+    if not finished:
+        raise RunError(f"No trial of the run in {str(directory)!r} has finished yet.")
+    return frame(list(names), finished, scores)
+
+
+def stored_curves(directory: str | Path) -> pd.DataFrame:
+    """Return one row an epoch of every trial in `stored_trials`, in that order.
+
+    Raises
+    ------
+    RunError
+        Where `stored_trials` does.
+    """
+    keys = list(stored_trials(directory)["key"])
+    try:
+        return _begun(directory).curves(keys)
+    except ValueError as error:  # of Parquet
+        raise RunError(f"The curves in {str(directory)!r} can't be read: {error}.") from None
+
+
+def _begun(directory: str | Path) -> RunDirectory:
+    place = RunDirectory(Path(directory).expanduser().resolve())
+    if not place.exists:
+        raise RunError(f"There is no run in {str(directory)!r}: it holds no study.toml.")
+    return place
+
+
 @dataclass(frozen=True)
 class Results:
     """A finished run, as its directory holds it.
@@ -86,16 +143,14 @@ class Results:
         RunError
             If there is no run, it has not ended, or its files are damaged.
         """
-        place = RunDirectory(Path(directory).expanduser().resolve())
-        if not place.exists:
-            raise RunError(f"There is no run in {str(directory)!r}: it holds no study.toml.")
+        place = _begun(directory)
         go_on = f"go on with: shrinkage run {place.spec} -o {directory}"
         try:
             stored, provenance = place.read_json(place.summary), Provenance.read(place)
             if stored is None or provenance is None or "evidence" not in stored:
                 raise RunError(f"The run in {str(directory)!r} is not finished; {go_on}")
             summary, evidence = Summary.from_json(stored), Evidence.from_json(stored["evidence"])
-            study = place.spec.read_text()
+            study = place.spec.read_text(encoding="utf-8")
             spec = tomllib.loads(study)
             scores = place.test_scores()
         except ValueError as error:  # of JSON, TOML and text alike

@@ -76,9 +76,14 @@ def _umask() -> int:
     return mask
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of any kind atomically."""
+    write_atomically(path, lambda file: _discard(file.write(content)))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda file: _discard(file.write(text.encode())))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,6 +126,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spec = path / "study.toml"
+        self.database = path / "study.db"  # unless the study names another storage
         self.summary = path / "summary.json"
         self.report = path / "report.html"
         self.provenance = path / "run.json"
@@ -164,7 +170,7 @@ class RunDirectory:
             raise RunError(f"{str(self.path)!r} is a file; give a directory for the run.")
         # A folder that holds somebody's study.toml is no run directory yet: a run has a lock or a database.
         begun = (self.path / _LOCK).exists()
-        if not self.path.is_dir() or (self.exists and (begun or (self.path / "study.db").exists())):
+        if not self.path.is_dir() or (self.exists and (begun or self.database.exists())):
             return
         own = _OWN if begun else ()
         foreign = sorted(
