@@ -172,19 +172,22 @@ def learning(rows: Sequence[CurveRow], accuracies: bool) -> list[Markup]:
 
 def _panel(rows: Sequence[CurveRow], label: str, name: str, lines: Sequence[tuple[str, str]]) -> Markup:
     length = max(len(row.val_data_loss) for row in rows)
+    factor, unit = (100.0, " (%)") if name == "accuracy" else (1.0, "")
     series = {column: np.full((len(rows), length), math.nan) for column, _ in lines}
     for column, array in series.items():
         for i, row in enumerate(rows):
             values = getattr(row, column)
-            array[i, : len(values)] = values
+            array[i, : len(values)] = factor * np.asarray(values)
     every = np.unique(np.linspace(0, length - 1, min(length, _POINTS)).astype(int))
     values = np.concatenate([array[:, every].ravel() for array in series.values()])
+    epochs = Scale(1.0, float(max(2, length)), *across())
     chart = Chart(
-        Scale(1.0, float(max(2, length)), *across()),
+        epochs,
         spanning(values.tolist(), *upward()),
         label=label,
         x_label="epoch",
-        y_label=name.partition(":")[0],
+        y_label=name.partition(":")[0] + unit,
+        x_ticks=[(at, text) for at, text in epochs.ticks() if "." not in text],  # there is no half an epoch
         classes="small",
     )
     for column, kind in lines:

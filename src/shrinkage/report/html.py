@@ -93,7 +93,8 @@ def write(results: Sequence[Results], path: str | os.PathLike[str]) -> Path:
     PosixPath('report.html')
     """
     target = Path(path)
-    write_text(target, render(results))
+    # A path may hold bytes that are no text; they are shown as question marks.
+    write_text(target, render(results).encode(errors="replace").decode())
     return target
 
 
@@ -210,7 +211,8 @@ def _confusion(arm: ArmEvidence, found: Facts, pictures: Mapping[str, NDArray[np
     images = [
         (
             _source(stored[m.picture]),
-            f"{_class(found, m.truth)} taken for {_class(found, m.predicted)} ({m.probability:.0%})",
+            f"{_class(found, m.truth)} taken for {_class(found, m.predicted)}"
+            f" ({words.percent(m.probability)})",
         )
         for m in arm.mistakes
         if m.picture is not None and m.picture < len(stored)
@@ -279,7 +281,8 @@ def _raw(value: Any) -> str:
     """Return a number as the page's ``data-`` attributes hold it: all of its digits, and nothing for NaN."""
     if isinstance(value, Estimate):
         value = value.mean
-    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else repr(value)
+    missing = value in (None, "") or (isinstance(value, float) and not math.isfinite(value))
+    return "" if missing else repr(value)
 
 
 _FILTERS = {

@@ -17,7 +17,7 @@ from shrinkage.study.words import number
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 440, 280
-LEFT, RIGHT, TOP, BOTTOM = 58, 10, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 70, 10, 12, 44
 COLOURS = 7  # classes a0 … a6
 
 # One shape a style, around (0, 0); they are told apart without colour.
