@@ -298,7 +298,13 @@ def test_a_run_ends_with_the_answer(finished):
     wrote = re.findall(r"^wrote (.+)$", ended.out, re.MULTILINE)
     assert wrote == [
         f"finished/{name}"
-        for name in ("validation_curve.png", "learning_curves.png", "models/best.keras", "summary.json")
+        for name in (
+            "report.html",
+            "validation_curve.png",
+            "learning_curves.png",
+            "models/best.keras",
+            "summary.json",
+        )
     ]
     assert all((path.parent / name).is_file() for name in wrote)
 
@@ -328,7 +334,7 @@ def test_a_report_is_written_again_and_opens_offline(shell, home, finished):
     path, _ = finished
     text = (path / "report.html").read_text()
     assert text.startswith("<!doctype html>")
-    assert "default-src 'none'" in text
+    assert "default-src &#39;none&#39;" in text
     assert shell("report", "finished", "-o", "again.html", cwd=home).code == 0
     assert (home / "again.html").read_text() == text
     both = shell("report", "finished", "finished", "-o", "both.html", "--json", cwd=home)

@@ -7,6 +7,7 @@ that figures follow light, dark and print. All text is escaped by `markupsafe`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -77,8 +78,9 @@ def spanning(values: Iterable[float], start: float, end: float, *, log: bool = F
     finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     low, high = (min(finite), max(finite)) if finite else (1.0, 2.0)
     if log:
-        margin = max((high / low) ** 0.06, 1.05)
-        return Scale(low / margin, high * margin, start, end, log)
+        margin = max(10 ** (0.06 * (math.log10(high) - math.log10(low))), 1.05)
+        low, high = max(low / margin, sys.float_info.min), min(high * margin, sys.float_info.max)
+        return Scale(low, high, start, end, log)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     return Scale(low - margin, high + margin, start, end)
 
@@ -97,7 +99,7 @@ def _decades(low: float, high: float) -> list[float]:
     every = max(1, math.ceil((last - first) / 7))
     values = [float(f"{factor}e{i}") for i in range(first, last + 1, every) for factor in factors]
     inside = [value for value in values if low <= value <= high]
-    return inside if len(inside) > 1 else [float(f"{v:.2g}") for v in (low * 1.001, high)]
+    return inside if len(inside) > 1 else _round_values(low, high)
 
 
 @dataclass

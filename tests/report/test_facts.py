@@ -1,0 +1,129 @@
+"""The tables of the report, against the summary, the frame and the curves that they are made of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from invented import results
+from shrinkage.report.facts import facts
+from shrinkage.report.svg import Chart, Scale, shape, spanning
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["sound", "failed"])
+def run(request):
+    found = results(arms=3, strengths=4, seeds=3, epochs=5, failed=request.param)
+    return found, facts(found)
+
+
+def rows_of(frame, arm, strength):
+    same = frame["strength"].isna() if strength is None else frame["strength"] == strength
+    return frame[(frame["arm"] == arm) & same & (frame["state"] == "complete")]
+
+
+def test_an_arm_is_shown_at_its_choice(run):
+    found, shown = run
+    for arm, row in zip(found.summary.arms, shown.arms, strict=True):
+        chosen = arm.selection.chosen
+        assert (row.arm, row.strength) == (arm.arm, arm.selection.strength)
+        assert row.val_data_loss == chosen.val_data_loss
+        assert row.test_accuracy == chosen.test_accuracy
+        assert row.difference == arm.accuracy
+        own = rows_of(found.frame, row.arm, row.strength)
+        assert row.zeros == pytest.approx(own["zeros"].mean())
+        assert row.compacted_parameters == pytest.approx(own["compacted_parameters"].mean())
+    assert [row.arm for row in shown.arms if row.is_recommended] == [found.summary.recommended.arm]
+    assert sorted(row.style for row in shown.arms) == list(range(len(shown.arms)))
+    assert [row.style for row in shown.arms if row.is_baseline] == [0]
+
+
+def test_validation_has_every_trial_that_counts(run):
+    found, shown = run
+    for row in shown.validation:
+        own = rows_of(found.frame, row.arm, row.strength)
+        assert row.losses == tuple(own["val_data_loss"])
+        if not (row.diverged or row.stopped):
+            assert row.loss.mean == pytest.approx(np.mean(row.losses))
+            assert row.loss.se == pytest.approx(np.std(row.losses, ddof=1) / math.sqrt(len(row.losses)))
+    for arm in found.summary.arms:
+        (chosen,) = (row for row in shown.validation if row.arm == arm.arm and row.chosen)
+        assert chosen.strength == arm.selection.strength
+
+
+def test_curves_are_those_of_the_trials(run):
+    found, shown = run
+    assert len(shown.curves) == len(found.frame)
+    for row in shown.curves:
+        same = (
+            found.curves["strength"].isna()
+            if row.strength is None
+            else (found.curves["strength"] == row.strength)
+        )
+        own = found.curves[(found.curves["arm"] == row.arm) & same & (found.curves["seed"] == row.seed)]
+        assert row.val_data_loss == tuple(own["val_data_loss"])
+        assert row.gap == pytest.approx(own["val_data_loss"] - own["train_data_loss"])
+
+
+def test_sizes_are_means_where_something_can_go(run):
+    found, shown = run
+    for row in shown.sizes:
+        own = rows_of(found.frame, row.arm, row.strength)
+        assert row.parameters == pytest.approx(own["compacted_parameters"].mean())
+        assert row.score == pytest.approx(own["val_accuracy"].mean())
+    assert facts(results(smaller=False)).sizes == ()
+
+
+def test_the_network_names_what_the_recommended_arm_charges(run):
+    found, shown = run
+    seen = found.evidence.arm(found.summary.recommended.arm)
+    expected = {(place.layer, f"{place.target}: {place.penalty}") for place in seen.charged}
+    assert {(row.node.path, text) for row in shown.network for text in row.charged} == expected
+
+
+def test_shares_of_layers_add_up(run):
+    _, shown = run
+    for arm in {row.arm for row in shown.layers}:
+        shares = [row.share for row in shown.layers if row.arm == arm and math.isfinite(row.share)]
+        assert not shares or sum(shares) == pytest.approx(1)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_ticks_are_round_inside_and_at_their_place(seed):
+    rng = np.random.default_rng(seed)
+    print(f"seed {seed}")
+    log = bool(seed % 2)
+    values = 10 ** rng.uniform(-8, 4, 6) if log else rng.normal(size=6) * 10 ** rng.uniform(-6, 6)
+    scale = spanning(values, 400.0, 10.0, log=log)
+    places = [place for place, _ in scale.ticks()]
+    assert 2 <= len(places) <= 12
+    assert all(10 <= place <= 400 for place in places)
+    assert places == sorted(places, reverse=True)
+    assert all(10 < scale(value) < 400 for value in values)
+    for place, label in scale.ticks():
+        assert scale(float(label)) == pytest.approx(place, abs=0.01 * 390)
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [3.0], [0.0, 0.0], [-1.0, -1.0], [1e-300, 1e300]])
+@pytest.mark.parametrize("log", [False, True])
+def test_a_scale_of_little_still_has_places(values, log):
+    scale = spanning(values, 0.0, 100.0, log=log)
+    assert all(0 <= scale(v) <= 100 for v in values if math.isfinite(v) and (v > 0 or not log))
+    assert all(0 <= place <= 100 for place, _ in scale.ticks())
+
+
+def test_what_is_not_finite_interrupts_a_line():
+    chart = Chart(Scale(0, 4, 0, 400), Scale(0, 1, 100, 0), "", "", "")
+    chart.line([(0, 0.5), (1, 0.5), (2, math.nan), (3, 0.5), (4, 0.25)], 1, "mean-line")
+    assert 'd="M0,50L100,50M300,50L400,75"' in chart.svg()
+
+
+def test_arms_differ_in_shape_or_colour():
+    from shrinkage.report.svg import colour
+
+    looks = [(colour(style).split()[0], shape(style)) for style in range(25)]
+    assert len(set(looks)) == len(looks)
