@@ -4,16 +4,19 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH := .torch
 
-.PHONY: study test browser thorough lint bench lock clean
+.PHONY: study test browser thorough torch lint bench lock clean
 
 study: $(READY)
 	$(BIN)/shrinkage run examples/digits.toml -o runs/digits
 
-# On TensorFlow: the rooms that run on any backend. The others never touch one, or are the command line's.
+# The rooms that run on any backend, also tested on TensorFlow and torch. The others never touch one, or are the
+# command line's.
 NEUTRAL := tests/conformance tests/compact tests/penalties tests/recipe tests/training tests/test_models.py
 
-PYTEST := $(BIN)/python -m pytest -q -n 3 --dist worksteal
+TESTS := -m pytest -q -n 3 --dist worksteal
+PYTEST := $(BIN)/python $(TESTS)
 
 test: $(READY)
 	KERAS_BACKEND=jax $(PYTEST) -m "not thorough" --ignore tests/browser
@@ -29,6 +32,11 @@ browser: $(READY)
 # More cases of the same, which take some minutes.
 thorough: $(READY)
 	KERAS_BACKEND=jax $(PYTEST) -m thorough
+
+# Two threads of torch in each of three processes would be in each other's way.
+torch: $(TORCH)/.ready
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(TORCH)/bin/python $(TESTS) -m "not thorough" $(NEUTRAL) \
+	  tests/test_backends.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -48,9 +56,17 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# An environment of its own that holds torch and what torch alone needs, and sees .venv for the rest.
+$(TORCH)/.ready: $(READY)
+	$(BIN)/python -m venv --clear --without-pip $(TORCH)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")')" \
+	  > "$$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/venv.pth"
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	touch $@
+
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --no-header --no-annotate --generate-hashes --no-emit-index-url --extra dev --python-version 3.11 pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(TORCH) runs

@@ -32,7 +32,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, and count, what needs JAX where another backend runs."""
+    """Deselect, and count, what needs JAX where another backend runs; skip what this one can't do."""
+    for item in items:
+        for mark in item.iter_markers("not_on"):
+            backend, reason = mark.args
+            if backend == BACKEND:
+                item.add_marker(pytest.mark.skip(reason=reason))
     if BACKEND == "jax":
         return
     needs_jax = [item for item in items if item.get_closest_marker("jax_only")]
@@ -67,6 +72,15 @@ def gradient() -> Callable[[Callable[[Any], Any], Any], np.ndarray]:
 
         return lambda f, w: np.asarray(jax.grad(f)(jax.numpy.asarray(w)))
 
+    if BACKEND == "torch":
+        import torch
+
+        def backward(f: Callable[[Any], Any], w: Any) -> np.ndarray:
+            at = torch.tensor(np.asarray(w), requires_grad=True)
+            return torch.autograd.grad(f(at), at)[0].numpy()
+
+        return backward
+
     import tensorflow as tf
 
     def tape(f: Callable[[Any], Any], w: Any) -> np.ndarray:
@@ -81,11 +95,14 @@ def gradient() -> Callable[[Callable[[Any], Any], Any], np.ndarray]:
 
 @pytest.fixture(scope="session")
 def compiled() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``compiled(f)``: the function compiled by the active backend."""
+    """``compiled(f)``: the function compiled by the active backend; torch runs it as it stands."""
     if BACKEND == "jax":
         import jax
 
         return jax.jit
+
+    if BACKEND == "torch":
+        return lambda f: f
 
     import tensorflow as tf
 

@@ -25,7 +25,8 @@ def test_an_mlp_is_dense_relu_layers_and_a_softmax_head():
     assert [w.shape for w in model.weights] == [(16, 8), (8,), (8, 6), (6,), (6, 3), (3,)]
     assert model.output_shape == (None, 3)
     assert [layer.activation.__name__ for layer in model.layers[1:]] == ["relu", "relu", "softmax"]
-    np.testing.assert_allclose(np.asarray(model(np.ones((2, 4, 4, 1), "float32"))).sum(1), 1, rtol=1e-5)
+    outputs = keras.ops.convert_to_numpy(model(np.ones((2, 4, 4, 1), "float32")))
+    np.testing.assert_allclose(outputs.sum(1), 1, rtol=1e-5)
 
 
 def test_an_mlp_of_plain_features_has_no_flatten():

@@ -42,6 +42,7 @@ _AllowCode = Annotated[
 _Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.keras", help="The file to write.")]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 _Model = Annotated[Path, typer.Argument(metavar="MODEL.keras", help="A saved Keras model.")]
+_Label = Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")]
 
 
 def main() -> None:
@@ -290,7 +291,7 @@ def check(
     data: Annotated[
         str | None, typer.Option("--data", help="A data set, for the checks that need one.")
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
+    label: _Label = None,
     data_dir: _DataDir = None,
     allow_code: _AllowCode = False,
     as_json: _Json = False,
@@ -313,7 +314,7 @@ def check(
 def describe(
     model: _Model,
     data: Annotated[str | None, typer.Option("--data", help="A data set, for outputs and shares.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
+    label: _Label = None,
     data_dir: _DataDir = None,
     allow_code: _AllowCode = False,
     as_json: _Json = False,
@@ -424,7 +425,7 @@ def compact(
     data: Annotated[
         str | None, typer.Option("--data", help="A data set, to compare outputs on (default: random inputs).")
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
+    label: _Label = None,
     data_dir: _DataDir = None,
     allow_code: _AllowCode = False,
     force: _Force = False,
@@ -560,7 +561,7 @@ def show_data(
             "--samples", metavar="OUT.png", help="Where to draw a grid of samples (default: a new file here)."
         ),
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Label column of a CSV file.")] = None,
+    label: _Label = None,
     data_dir: _DataDir = None,
     allow_code: _AllowCode = False,
     as_json: _Json = False,

@@ -94,7 +94,12 @@ def chain(shape, *middle) -> keras.Model:
     return keras.Sequential([keras.Input(shape), first(shape), *middle, layers.Dense(3, name="last")])
 
 
-@pytest.mark.parametrize("name", PASSING)
+#: Keras 3.15 tells torch how long the axes are, and not which.
+LAST_AXES = pytest.mark.not_on("torch", "Keras's LayerNormalization can't normalize over other axes there")
+ON_ANY = [pytest.param(n, marks=LAST_AXES if n == "LayerNormalization over a place" else ()) for n in PASSING]
+
+
+@pytest.mark.parametrize("name", ON_ANY)
 def test_units_leave_through(name, randomize, silence, deafen, shrunk, array):
     """Unit 1 sends a constant; unit 4 sends something, and nobody hears what comes of it."""
     shape, middle = PASSING[name]

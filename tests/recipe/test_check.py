@@ -413,7 +413,8 @@ def fitted(penalty: Any) -> tuple[Any, tuple[Any, Any]]:
     ones = {"kernel_initializer": "ones", "name": "head"}
     model = chain(layers.Dense(2, kernel_regularizer=penalty, **ones), shape=(4,), compile="sgd")
     x = np.ones((6, 4), "float32")
-    return model, (x, np.asarray(model(x)) + 1.0)  # a data loss of 1; a kernel with Σ|w| = Σw² = 8
+    # A data loss of 1; a kernel with Σ|w| = Σw² = 8.
+    return model, (x, keras.ops.convert_to_numpy(model(x)) + 1.0)
 
 
 def test_penalties_larger_than_the_data_loss() -> None:

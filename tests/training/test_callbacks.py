@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras.ops import convert_to_numpy as numpy
 
 import shrinkage
 from shrinkage.errors import DataError, ModelError, RecipeError, ShrinkageWarning, StrengthError
@@ -48,7 +49,7 @@ def still() -> Any:
 
 
 def norm(model: Any, power: int = 1) -> float:
-    return float(np.sum(np.abs(np.asarray(model.get_layer("first").kernel)) ** power))
+    return float(np.sum(np.abs(numpy(model.get_layer("first").kernel)) ** power))
 
 
 def fit(model: Any, *callbacks: Any, epochs: int = 3, **options: Any) -> dict[str, list[float]]:
@@ -170,6 +171,7 @@ def in_half_precision(traced: Any) -> Any:
     return keras.Sequential([keras.Input((4,)), first, traced, layers.Dense(2, **half)])
 
 
+@pytest.mark.not_on("torch", "Keras compiles nothing there")
 @pytest.mark.parametrize("build", [subclassed, shared_and_nested, in_half_precision])
 @pytest.mark.parametrize("together", [1, 2])
 def test_changing_the_strength_retraces_nothing(build: Callable[[Any], Any], together: int) -> None:
@@ -347,10 +349,10 @@ def dropped(optimizer: Any) -> Any:
 def test_the_gap_compares_in_inference_mode() -> None:
     model = dropped(still())
     history = fit(model, Monitor(train=(X, Y)), validation_data=(X[:8], Y[:8]), epochs=2)
-    loss = float(np.mean((np.asarray(model(X, training=False)) - Y) ** 2))
+    loss = float(np.mean((numpy(model(X, training=False)) - Y) ** 2))
     np.testing.assert_allclose(history["train_data_loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(np.array(history["val_data_loss"]) - loss, history["gap"], atol=1e-6)
-    output = np.asarray(model.get_layer("first")(X))
+    output = numpy(model.get_layer("first")(X))
     np.testing.assert_allclose(history["penalty/first/activity"], 0.1 * np.sum(output**2) / len(X), rtol=1e-5)
 
 
@@ -487,6 +489,7 @@ def test_an_interrupted_training_leaves_evaluate_alone() -> None:
     assert np.isfinite(history["data_loss"]).all()
 
 
+@pytest.mark.not_on("torch", "Keras compiles nothing there")
 def test_later_trainings_are_not_compiled_again() -> None:
     traced = Traced()
     model = keras.Sequential([keras.Input((4,)), traced, layers.Dense(2, kernel_regularizer="l1")])
@@ -529,7 +532,10 @@ def generator() -> Any:
             yield X[8 * i : 8 * i + 8], Y[8 * i : 8 * i + 8]
 
 
-@pytest.mark.parametrize("together", [1, 3])
+ONE_STEP = pytest.mark.not_on("torch", "Keras takes one step at a time there")
+
+
+@pytest.mark.parametrize("together", [1, pytest.param(3, marks=ONE_STEP)])
 @pytest.mark.parametrize("source", ["arrays", "dataset", "generator", "tf.data"])
 def test_any_source_of_data(source: str, together: int, backend: str) -> None:
     model = mlp(L1(0.1), optimizer=still(), steps_per_execution=together)
@@ -555,7 +561,7 @@ def test_uneven_batches_weigh_as_in_the_loss() -> None:
     model = mlp(L1(0.1), optimizer=still())
     history = model.fit(X[:10], Y[:10], batch_size=8, epochs=1, verbose=0, callbacks=[Monitor()]).history
     assert history["penalty"][0] == pytest.approx(0.1 * norm(model), rel=1e-4)
-    loss = np.mean((np.asarray(model(X[:10])) - Y[:10]) ** 2)
+    loss = np.mean((numpy(model(X[:10])) - Y[:10]) ** 2)
     assert history["data_loss"][0] == pytest.approx(float(loss), rel=1e-5)
 
 
@@ -586,7 +592,7 @@ def test_weights_of_samples_and_classes() -> None:
     model = mlp(L1(0.1), optimizer=still())
     weight = np.linspace(0, 2, 32).astype("float32")
     history = fit(model, Monitor(), sample_weight=weight, epochs=1)
-    squares = np.mean((np.asarray(model(X)) - Y) ** 2, axis=1)
+    squares = np.mean((numpy(model(X)) - Y) ** 2, axis=1)
     assert history["data_loss"][0] == pytest.approx(float(np.mean(weight * squares)), rel=1e-5)
     assert history["penalty"][0] == pytest.approx(0.1 * norm(model), rel=1e-4)
     classes = keras.Sequential(

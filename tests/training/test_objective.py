@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras.ops import convert_to_numpy as numpy
 
 from shrinkage.errors import ModelError
 from shrinkage.penalties import L1, L2
@@ -170,10 +171,10 @@ def test_data_loss_and_penalty_are_the_loss() -> None:
     model = penalized(keras.optimizers.SGD(0.0), metrics=["accuracy"])
     measure_data_loss(model)
     logs = model.evaluate(X, CLASSES, batch_size=7, verbose=0, return_dict=True)
-    probability = np.asarray(model(X))[np.arange(24), CLASSES]
+    probability = numpy(model(X))[np.arange(24), CLASSES]
     assert logs["data_loss"] == pytest.approx(float(np.mean(-np.log(probability))), rel=1e-5)
-    penalty = 0.1 * np.abs(np.asarray(model.get_layer("first").kernel)).sum()
-    penalty += 0.01 * np.sum(np.asarray(model.get_layer("first")(X)) ** 2) / 24
+    penalty = 0.1 * np.abs(numpy(model.get_layer("first").kernel)).sum()
+    penalty += 0.01 * np.sum(numpy(model.get_layer("first")(X)) ** 2) / 24
     assert logs["loss"] - logs["data_loss"] == pytest.approx(float(penalty), rel=1e-4)
     options = {"batch_size": 7, "verbose": 0, "shuffle": False, "validation_data": (X, CLASSES)}
     history = model.fit(X, CLASSES, **options).history
@@ -239,7 +240,7 @@ def test_an_output_without_a_batch() -> None:
     model.compile("sgd", lambda y, p: p)
     measured = MeasuredLoss(model._compile_loss)
     value = measured(np.zeros(2, "float32"), model(X))
-    assert measured.mean() == pytest.approx(float(keras.ops.convert_to_numpy(value)))
+    assert measured.mean() == pytest.approx(float(numpy(value)))
 
 
 # --- the best constant answer ---------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def test_no_constant_answer_has_a_lower_data_loss(y, rng):
         guess = best_guess(loss, targets)
         shares = one_hot.mean(0)
         losses = [
-            float(np.mean(keras.losses.get(loss)(targets, np.tile(answer, (len(y), 1)))))
+            float(np.mean(numpy(keras.losses.get(loss)(targets, np.tile(answer, (len(y), 1))))))
             for answer in (shares, *rng.dirichlet(10 * shares, size=20))
         ]
         assert losses[0] == pytest.approx(guess, rel=1e-5)

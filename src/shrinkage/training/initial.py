@@ -141,7 +141,10 @@ def seed_dropout(model: Any, seed: int) -> None:
     for path, layer in [("", model), *below]:
         for i, generator in enumerate(layer._seed_generators):
             if isinstance(generator, keras.random.SeedGenerator):
-                generator.state.assign(np.array([key(seed, path, "random", i), 0], "uint32"))
+                number = key(seed, path, "random", i)
+                generator.state.assign(np.array([number, 0], "uint32"))
+                # On torch, Keras 3.15 draws a dropout's mask from this state only if there was a seed.
+                generator._initial_seed = number
 
 
 def data_order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
