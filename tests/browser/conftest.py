@@ -17,7 +17,7 @@ from shrinkage.report import html
 from shrinkage.study.results import Results
 
 REQUIRED = "SHRINKAGE_REQUIRE_BROWSER"
-MISSING = "the report in a browser: needs the Debian packages chromium and chromium-driver"
+MISSING = "tests of the report in a browser need the Debian packages chromium and chromium-driver"
 SCREENS = "SHRINKAGE_SCREENSHOTS"
 
 ARMS = [
@@ -26,15 +26,20 @@ ARMS = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs() -> tuple[str, str]:
-    """The paths of Chromium and of its driver. Without them nothing here can be tested."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium and driver:
-        return chromium, driver
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave these tests out where there is no Chromium, and say so once; or refuse to."""
+    own = [item for item in items if HERE in item.path.parents]
+    if not own or (CHROMIUM and DRIVER):
+        return
     if os.environ.get(REQUIRED):
-        pytest.fail(f"{MISSING}; {REQUIRED} is set", pytrace=False)
-    pytest.skip(MISSING)
+        raise pytest.UsageError(f"{MISSING}; {REQUIRED} is set, so they can't be left out.")
+    own[0].add_marker(pytest.mark.skip(reason=f"all {len(own)} {MISSING}"))  # one line for all of them
+    config.hook.pytest_deselected(items=own[1:])
+    items[:] = [item for item in items if item not in own[1:]]
 
 
 class Browser:
@@ -117,26 +122,23 @@ class Browser:
 
 
 @pytest.fixture(scope="session")
-def browser(programs: tuple[str, str]) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     """The one browser of a session."""
     from selenium import webdriver
 
-    chromium, driver = programs
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = CHROMIUM
     # No sandbox: a container's root has none. No shared memory: a container's is small.
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    started = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     yield Browser(started)
     started.quit()
 
 
 @pytest.fixture(scope="session")
-def trained(
-    programs: tuple[str, str], tmp_path_factory: pytest.TempPathFactory, compiled_once: None
-) -> Results:
+def trained(tmp_path_factory: pytest.TempPathFactory, compiled_once: None) -> Results:
     """A run as the command line stores it: 14 short trainings on the digits."""
     from shrinkage.study.study import Study
 
@@ -161,7 +163,7 @@ def page(trained: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def several(trained: Results, programs: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def several(trained: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of two runs side by side."""
     other = invented.results(failed=True)
     return html.write([trained, other], tmp_path_factory.mktemp("pages") / "report.html")
