@@ -459,8 +459,9 @@ def test_the_page_never_scrolls_sideways(browser, several, width):
     assert browser.run(WIDE, ".scroll") or width > TABLET  # tables do, each for itself
 
 
-def test_texts_and_figures_are_large_enough_on_a_phone(browser, several):
-    browser.open(several, width=PHONE)
+@pytest.mark.parametrize("width", [PHONE, TABLET, DESK])
+def test_what_is_written_in_figures_can_be_read(browser, several, width):
+    browser.open(several, width=width)
     browser.unfold()
     small = browser.run("""
         const scale = ({a, b}) => Math.hypot(a, b);
@@ -533,7 +534,7 @@ def test_pictures_of_the_page(browser, several, screens, width, scheme):
     assert all(np.ptp(part) > 60 for part in np.array_split(pixels, max(1, len(pixels) // 900)))
 
 
-# --- a large study --------------------------------------------------------------------------------------
+# --- studies of other sizes -----------------------------------------------------------------------------
 
 
 def test_500_trials_of_100_epochs_are_at_most_6_megabytes(browser, tmp_path):
@@ -546,3 +547,13 @@ def test_500_trials_of_100_epochs_are_at_most_6_megabytes(browser, tmp_path):
     assert browser.messages() == []
     drawn = io.BytesIO(browser.screenshot(tmp_path / "large.png").read_bytes())
     assert Image.open(drawn).height > 900
+
+
+def test_one_epoch_is_drawn_as_dots(browser, tmp_path):
+    browser.open(html.write([invented.results(epochs=1, seeds=1)], tmp_path / "report.html"))
+    drawn = browser.run("""
+        const thick = Array.from(document.querySelectorAll('#r0-curves svg.chart .thick'));
+        return thick.map((path) => [path.getAttribute('d'), getComputedStyle(path).strokeLinecap,
+                                    parseFloat(getComputedStyle(path).strokeWidth)]);""")
+    assert drawn
+    assert all(re.fullmatch(r"M[\d.]+,[\d.]+h0", d) and cap == "round" and w >= 5 for d, cap, w in drawn)

@@ -119,7 +119,7 @@ def test_a_scale_of_little_still_has_places(values, log):
 def test_what_is_not_finite_interrupts_a_line():
     chart = Chart(Scale(0, 4, 0, 400), Scale(0, 1, 100, 0), "", "", "")
     chart.line([(0, 0.5), (1, 0.5), (2, math.nan), (3, 0.5), (4, 0.25)], 1, "mean-line")
-    assert 'd="M0,50L100,50M300,50L400,75"' in chart.svg()
+    assert 'd="M0,50h0L100,50M300,50h0L400,75"' in chart.svg()
 
 
 def test_arms_differ_in_shape_or_colour():

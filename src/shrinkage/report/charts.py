@@ -188,7 +188,7 @@ def _panel(rows: Sequence[CurveRow], label: str, name: str, lines: Sequence[tupl
         x_label="epoch",
         y_label=name.partition(":")[0] + unit,
         x_ticks=[(at, text) for at, text in epochs.ticks() if "." not in text],  # there is no half an epoch
-        classes="small",
+        classes="small" if length > 1 else "small lone",
     )
     for column, kind in lines:
         array = series[column]

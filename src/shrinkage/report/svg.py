@@ -137,7 +137,8 @@ class Chart:
             if not (math.isfinite(y) and math.isfinite(x)) or (self.y.log and y <= 0):
                 drawing = False
                 continue
-            path.append(f"{'L' if drawing else 'M'}{_short(self.x(x))},{_short(self.y(y))}")
+            at = f"{_short(self.x(x))},{_short(self.y(y))}"
+            path.append(f"L{at}" if drawing else f"M{at}h0")  # with round ends a lone point is a dot
             drawing = True
         if path:
             self._add(kind, style, Markup('<path class="{}"{} d="{}"/>'), "".join(path))
