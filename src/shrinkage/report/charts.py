@@ -18,7 +18,7 @@ from shrinkage.study.words import at_strength, number, percent, with_se
 Measure = Literal["loss", "accuracy"]
 
 _LOG_RATIO = 20.0  # positive losses spread wider than this are first shown on a logarithmic axis
-_POINTS = 120  # epochs of one curve that are drawn
+_POINTS = 100  # epochs of one curve that are drawn
 _EDGE = 0.02  # of the width: where trials of an arm without a strength stand
 
 
