@@ -12,8 +12,9 @@ import pytest
 import shrinkage
 
 #: Rooms whose examples need no network, no files and no time.
-#: (The examples of figures are skipped in their docstrings.)
 ROOMS = ("errors", "penalties", "recipe", "models", "training", "compact", "data", "study", "report")
+#: Their examples need a run, and are skipped in their docstrings.
+OF_RUNS = {"shrinkage.report.figures", "shrinkage.report.html", "shrinkage.report.plots"}
 
 
 def modules() -> list[str]:
@@ -21,7 +22,7 @@ def modules() -> list[str]:
     found = [
         m.name for m in pkgutil.walk_packages(shrinkage.__path__, "shrinkage.", onerror=lambda name: None)
     ]
-    chosen = [name for name in found if name.split(".")[1] in ROOMS and name != "shrinkage.report.figures"]
+    chosen = [name for name in found if name.split(".")[1] in ROOMS and name not in OF_RUNS]
     here = Path(shrinkage.__file__).parent.parent
 
     def source(name: str) -> Path:
