@@ -70,7 +70,7 @@ def test_the_table_of_arms_holds_the_numbers_of_the_summary(opened, trained):
         chosen, one_se = arm["selection"]["chosen"], arm["selection"]["one_se"]
         assert row["arm"]["text"].startswith(arm["arm"])
         assert row["λ"]["value"] == stored(chosen["strength"])
-        assert row["1-SE λ"]["value"] == stored(one_se and one_se["strength"])
+        assert row["1‑SE\u00a0λ"]["value"] == stored(one_se and one_se["strength"])
         for head, field in (
             ("validation data loss", "val_data_loss"),
             ("test data loss", "test_data_loss"),
