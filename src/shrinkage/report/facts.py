@@ -34,7 +34,7 @@ class Verdict:
     title
         What to do, in a few words.
     sentence
-        What that rests on, with its interval.
+        What that rests on, with its interval; empty where the title says it all.
     recommended
         The recommended arm and strength as text; empty where every arm diverged.
     cost
@@ -310,7 +310,7 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
     evidence = results.evidence.arm(best.arm if best else None)
     headline = list(summary.headline)
     title = headline[-1].removeprefix("So: ")
-    sentence = headline[1] if len(headline) > 2 else headline[0]
+    sentence = headline[1] if len(headline) > 2 else headline[0] if len(headline) > 1 else ""
     steps = []
     if best is not None:
         arm = summary.arm(best.arm)
