@@ -132,6 +132,27 @@ def test_one_output_and_logits_become_probabilities(last):
     assert found == pytest.approx(np.stack([1 - one, one], 1), abs=1e-6)
 
 
+@pytest.mark.parametrize(("last", "dtype"), [("sigmoid", "float32"), ("softmax", "bfloat16")])
+def test_probabilities_that_do_not_sum_to_one_stay_what_they_are(last, dtype):
+    x, y = np.random.default_rng(0).normal(size=(200, 6)).astype("float32"), np.arange(200) % 3
+    data = Data("three", x, y, x, y)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3, last, dtype=dtype)])
+    said = keras.ops.convert_to_numpy(keras.ops.cast(model(x), "float32"))
+    assert np.abs(said.sum(1) - 1).max() > 1e-3
+    assert examine._probabilities(model, data) == pytest.approx(said, abs=1e-2)
+
+
+def test_a_weight_that_is_not_finite_is_left_out_of_the_histogram(images):
+    model = network()
+    kernel = keras.ops.convert_to_numpy(model.get_layer("two").kernel).copy()
+    kernel.flat[:2] = np.inf, np.nan
+    model.get_layer("two").kernel.assign(kernel)
+    shown = examine.Shown(Trial("none", None, 0, -1, "key"), Recipe(()), model.get_weights(), False)
+    two = next(layer for layer in examine.arms(model, images, [shown])[0][0].layers if layer.layer == "two")
+    assert sum(two.counts) == two.weights - 2
+    assert two.edges[-1] == pytest.approx(np.abs(kernel[np.isfinite(kernel)]).max())
+
+
 # --- stored and read back -------------------------------------------------------------------------------
 
 
