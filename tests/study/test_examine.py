@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import shrinkage
 from shrinkage.data import Data
 from shrinkage.errors import RunError
 from shrinkage.recipe import Recipe, strip
+from shrinkage.report.html import render
 from shrinkage.study import examine
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
@@ -223,6 +225,30 @@ def test_a_damaged_run_is_one_sentence(run, tmp_path, damage):
     with pytest.raises(RunError, match=r"go on with: shrinkage run") as caught:
         Results.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["study.db", "pictures.npz", "curves"])
+def test_a_run_that_lost_a_file_is_one_sentence(run, tmp_path, name):
+    shutil.copytree(run[0], tmp_path / "run")
+    path = tmp_path / "run" / name
+    if name == "study.db":
+        path.unlink()
+    else:
+        (next(path.iterdir()) if path.is_dir() else path).write_bytes(b"PK half of it")
+    with pytest.raises(RunError, match=r"lacks its trials|can't be read") as caught:
+        render([Results.load(tmp_path / "run")])
+    assert "\n" not in str(caught.value)
+    assert path.exists() == (name != "study.db")  # looking makes none
+
+
+def test_a_run_that_can_only_be_read_is_read(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    url = (
+        f"sqlite:///file:{tmp_path / 'run' / 'study.db'}?mode=ro&uri=true"  # the superuser may write any file
+    )
+    study = tmp_path / "run" / "study.toml"
+    study.write_text(f'storage = "{url}"\n{study.read_text()}')
+    assert render([Results.load(tmp_path / "run")])
 
 
 def test_reading_a_run_loads_no_keras(run):
