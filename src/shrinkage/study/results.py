@@ -172,10 +172,15 @@ class Results:
         arms = [arm.arm for arm in summary.arms]
         return cls(place.path, study, summary, evidence, provenance, frame(arms, finished, scores))
 
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """What ``study.toml`` says."""
+        return tomllib.loads(self.study)
+
     @property
     def name(self) -> str:
         """The study's name."""
-        return str(tomllib.loads(self.study).get("name", "study"))
+        return str(self.fields.get("name", "study"))
 
     @cached_property
     def curves(self) -> pd.DataFrame:
