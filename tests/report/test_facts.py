@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tomli_w
 
 from invented import results
 from shrinkage.report.facts import facts
@@ -87,6 +90,25 @@ def test_shares_of_layers_add_up(run):
     for arm in {row.arm for row in shown.layers}:
         shares = [row.share for row in shown.layers if row.arm == arm and math.isfinite(row.share)]
         assert not shares or sum(shares) == pytest.approx(1)
+
+
+def test_a_password_stays_at_home():
+    found = results()
+    url = "postgresql://me:secret@host/studies?password=secret"
+    told = facts(replace(found, study=f'storage = "{url}"\n{found.study}'))
+    assert "secret" not in repr(told)
+    assert tomllib.loads(told.study) == {"storage": "postgresql://me:***@host/studies", **found.fields}
+    assert facts(found).study == found.study
+
+
+def test_an_arms_own_learning_rate_is_pasted_with_it():
+    found = results()
+    best = found.summary.recommended.arm
+    arms = [{**arm, "learning_rate": 0.25} for arm in found.fields["arms"] if arm["name"] == best]
+    arms = arms or [{"name": best, "learning_rate": 0.25}]
+    told = facts(replace(found, study=tomli_w.dumps({"arms": arms})))
+    assert tomllib.loads(told.verdict.paste.toml)["arms"][0]["learning_rate"] == 0.25
+    assert "learning_rate" not in facts(found).verdict.paste.toml
 
 
 # --- drawing ----------------------------------------------------------------------------------------------

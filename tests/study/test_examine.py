@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import shrinkage
 from shrinkage.data import Data
 from shrinkage.errors import RunError
 from shrinkage.recipe import Recipe, strip
+from shrinkage.report.html import render
 from shrinkage.study import examine
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
@@ -132,6 +134,27 @@ def test_one_output_and_logits_become_probabilities(last):
     assert found == pytest.approx(np.stack([1 - one, one], 1), abs=1e-6)
 
 
+@pytest.mark.parametrize(("last", "dtype"), [("sigmoid", "float32"), ("softmax", "bfloat16")])
+def test_probabilities_that_do_not_sum_to_one_stay_what_they_are(last, dtype):
+    x, y = np.random.default_rng(0).normal(size=(200, 6)).astype("float32"), np.arange(200) % 3
+    data = Data("three", x, y, x, y)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3, last, dtype=dtype)])
+    said = keras.ops.convert_to_numpy(keras.ops.cast(model(x), "float32"))
+    assert np.abs(said.sum(1) - 1).max() > 1e-3
+    assert examine._probabilities(model, data) == pytest.approx(said, abs=1e-2)
+
+
+def test_a_weight_that_is_not_finite_is_left_out_of_the_histogram(images):
+    model = network()
+    kernel = keras.ops.convert_to_numpy(model.get_layer("two").kernel).copy()
+    kernel.flat[:2] = np.inf, np.nan
+    model.get_layer("two").kernel.assign(kernel)
+    shown = examine.Shown(Trial("none", None, 0, -1, "key"), Recipe(()), model.get_weights(), False)
+    two = next(layer for layer in examine.arms(model, images, [shown])[0][0].layers if layer.layer == "two")
+    assert sum(two.counts) == two.weights - 2
+    assert two.edges[-1] == pytest.approx(np.abs(kernel[np.isfinite(kernel)]).max())
+
+
 # --- stored and read back -------------------------------------------------------------------------------
 
 
@@ -202,6 +225,30 @@ def test_a_damaged_run_is_one_sentence(run, tmp_path, damage):
     with pytest.raises(RunError, match=r"go on with: shrinkage run") as caught:
         Results.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["study.db", "pictures.npz", "curves"])
+def test_a_run_that_lost_a_file_is_one_sentence(run, tmp_path, name):
+    shutil.copytree(run[0], tmp_path / "run")
+    path = tmp_path / "run" / name
+    if name == "study.db":
+        path.unlink()
+    else:
+        (next(path.iterdir()) if path.is_dir() else path).write_bytes(b"PK half of it")
+    with pytest.raises(RunError, match=r"lacks its trials|can't be read") as caught:
+        render([Results.load(tmp_path / "run")])
+    assert "\n" not in str(caught.value)
+    assert path.exists() == (name != "study.db")  # looking makes none
+
+
+def test_a_run_that_can_only_be_read_is_read(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    url = (
+        f"sqlite:///file:{tmp_path / 'run' / 'study.db'}?mode=ro&uri=true"  # the superuser may write any file
+    )
+    study = tmp_path / "run" / "study.toml"
+    study.write_text(f'storage = "{url}"\n{study.read_text()}')
+    assert render([Results.load(tmp_path / "run")])
 
 
 def test_reading_a_run_loads_no_keras(run):

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import random
+import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, RunError, SpecError, TrainingError
 from shrinkage.study import runner
 from shrinkage.study.compare import summarise
+from shrinkage.study.provenance import Provenance
 from shrinkage.study.results import SIZES, frame
 from shrinkage.study.selection import cells, select
 from shrinkage.study.spec import StudySpec
@@ -375,6 +378,33 @@ def test_weights_that_are_gone_before_scoring_are_trained_again_to_the_same_bits
     assert watch.count("trial") == 0
     assert watch.count("epoch") == 6 * EPOCHS
     assert_same(contents(bench, path), expected)
+
+
+def test_weights_that_are_gone_after_scoring_change_no_bit_of_the_summary(
+    bench, finished, expected, tmp_path
+):
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    for weights in RunDirectory(path).models.glob("*.npz"):
+        weights.unlink()
+    watch = Watch()
+    run(bench, path, watch)
+    assert watch.count("trial") == 0
+    assert watch.count("epoch") == 3 * EPOCHS  # the trial that stands for each arm
+    assert contents(bench, path)["summary"] == expected["summary"]
+
+
+def test_a_refused_run_leaves_no_note_and_a_damaged_note_is_written_anew(bench, finished, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    note = RunDirectory(path).provenance
+    before = note.read_bytes()
+    with pytest.raises(RunError, match="backend"):
+        run(replace(bench, facts={**bench.facts, "backend": "abacus"}, trials=bench.trials[1:]), path)
+    assert note.read_bytes() == before
+    note.write_text("{")
+    run(bench, path)
+    assert Provenance.read(RunDirectory(path)).backend == keras.backend.backend()
 
 
 def test_other_weights_are_removed_on_the_way(bench, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from shrinkage.report.facts import CurveRow, LayerRow, SizeRow, ValidationRow
 from shrinkage.report.svg import Chart, Scale, across, spanning, upward
 from shrinkage.study.stats import Estimate
-from shrinkage.study.words import at_strength, number, percent, with_se
+from shrinkage.study.words import at_strength, count, number, percent, with_se
 
 Measure = Literal["loss", "accuracy"]
 
@@ -166,7 +166,7 @@ def learning(rows: Sequence[CurveRow], accuracies: bool) -> list[Markup]:
     arm = at_strength(rows[0].arm, rows[0].strength)
     charged = any(value > 0 for row in rows for value in row.penalty)
     panels = [p for p in _PANELS if {"accuracy": accuracies, "penalty": charged}.get(p[0], True)]
-    said = f"by epoch, {len(rows)} trials"
+    said = f"by epoch, {count(len(rows), 'trials')}"
     return [_panel(rows, f"{arm}: {name} {said}", name, lines) for name, lines in panels]
 
 
@@ -218,8 +218,8 @@ def histogram(rows: Sequence[LayerRow]) -> Markup:
     )
     for row in rows:
         points: list[tuple[float, float]] = []
-        for low, high, count in zip(edges, edges[1:], row.counts, strict=False):
-            level = math.log10(1 + count)
+        for low, high, n in zip(edges, edges[1:], row.counts, strict=False):
+            level = math.log10(1 + n)
             points += [(low, level), (high, level)]
         chart.line(points, row.style, "step")
     return chart.svg()

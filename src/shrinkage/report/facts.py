@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import tomli_w
 
 from shrinkage.report.paste import Paste, paste
 from shrinkage.report.style import arm_styles
+from shrinkage.study.complaint import concealed
 from shrinkage.study.evidence import ArmEvidence, DataFacts, Node
 from shrinkage.study.provenance import Provenance
 from shrinkage.study.results import Results
 from shrinkage.study.stats import Estimate
 from shrinkage.study.summary import ArmSummary, Difference, Summary
-from shrinkage.study.words import at_strength, duration, percent
+from shrinkage.study.words import at_strength, count, duration, percent
 
 Series = tuple[float, ...]
 
@@ -291,9 +293,17 @@ def facts(results: Results) -> Facts:
         model=evidence.model,
         optimizer=evidence.optimizer,
         loss=evidence.loss,
-        study=results.study,
+        study=_shareable(results),
         provenance=results.provenance,
     )
+
+
+def _shareable(results: Results) -> str:
+    """Return ``study.toml`` as it was run, but for a password in the storage's URL: a report is passed on."""
+    url = results.fields.get("storage")
+    if url is None or concealed(url) == url:
+        return results.study
+    return tomli_w.dumps({**results.fields, "storage": concealed(url)})
 
 
 def _ordered(summary: Summary) -> list[str]:
@@ -323,16 +333,24 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
         sentence=sentence,
         recommended=at_strength(best.arm, best.strength) if best else "",
         cost=_cost(results, next((row for row in rows if row.is_recommended), None)),
-        paste=paste(evidence, results.evidence.node) if evidence else None,
+        paste=paste(evidence, results.evidence.node, _rate(results, evidence.arm)) if evidence else None,
         next_steps=tuple(step for step in dict.fromkeys(steps) if step),
         notes=summary.notes,
+    )
+
+
+def _rate(results: Results, arm: str) -> float | None:
+    """Return an arm's own learning rate, if it has one."""
+    return next(
+        (each.get("learning_rate") for each in results.fields.get("arms", ()) if each["name"] == arm), None
     )
 
 
 def _cost(results: Results, best: ArmRow | None) -> str:
     """Say how much was trained, and where something can be left out of the model, how much of it is left."""
     made = results.provenance
-    text = f"{len(results.frame)} trainings took {duration(made.seconds)} on {made.processors} processors"
+    trainings, processors = count(len(results.frame), "trainings"), count(made.processors, "processors")
+    text = f"{trainings} took {duration(made.seconds)} on {processors}"
     if best is None or not best.compacted_parameters < best.parameters:
         return f"{text}."
     left = best.compacted_parameters / best.parameters

@@ -35,7 +35,9 @@ class Paste:
     toml: str
 
 
-def paste(seen: ArmEvidence, node: Callable[[str], Node | None] = lambda layer: None) -> Paste:
+def paste(
+    seen: ArmEvidence, node: Callable[[str], Node | None] = lambda layer: None, rate: float | None = None
+) -> Paste:
     """Return the texts for an arm at its strength.
 
     Parameters
@@ -44,6 +46,8 @@ def paste(seen: ArmEvidence, node: Callable[[str], Node | None] = lambda layer: 
         The arm, its rules at that strength, and the places that they charge.
     node
         Returns the call of a layer, or of the composite layer that it is a part of: its constructor is meant.
+    rate
+        The arm's own learning rate, which belongs to it in a study file.
 
     Examples
     --------
@@ -54,9 +58,10 @@ def paste(seen: ArmEvidence, node: Callable[[str], Node | None] = lambda layer: 
     # head
     kernel_regularizer=keras.regularizers.L2(0.1)
     """
+    own = {} if rate is None else {"learning_rate": rate}
     if not seen.recipe:
         none = "the model without penalties; nothing is to be added"
-        return Paste("none", f"# {none}", f"# {none}", tomli_w.dumps({"arms": [{"name": seen.arm}]}))
+        return Paste("none", f"# {none}", f"# {none}", tomli_w.dumps({"arms": [{"name": seen.arm, **own}]}))
     rules = list(seen.recipe)
     listed = ",\n    ".join(json.dumps(rule, ensure_ascii=False) for rule in rules)
     named = seen.arm if seen.strength is None else f"{seen.arm} {seen.strength:g}"
@@ -64,7 +69,7 @@ def paste(seen: ArmEvidence, node: Callable[[str], Node | None] = lambda layer: 
         line="\n".join(rules),
         python=f"import shrinkage\n\nshrinkage.apply(model, [\n    {listed},\n])",
         keras=_constructors(seen, node),
-        toml=tomli_w.dumps({"arms": [{"name": named, "recipe": rules}]}),
+        toml=tomli_w.dumps({"arms": [{"name": named, "recipe": rules, **own}]}),
     )
 
 

@@ -74,7 +74,7 @@ class LayerWeights:
         Units that compaction could remove if they were dead, and those that are not; ``None`` where the
         layer must stay whole.
     edges, counts
-        Histogram of the kernels' entries; equal edges for a layer in every arm.
+        Histogram of the kernels' finite entries; equal edges for a layer in every arm.
     """
 
     layer: str

@@ -144,7 +144,8 @@ def _edges(model: Any, shown: Sequence[Shown]) -> dict[str, NDArray[Any]]:
     for each in shown:
         model.set_weights(list(each.weights))
         for path, entries in _kernels(model):
-            widest[path] = max(widest.get(path, 0.0), float(np.abs(entries).max(initial=0.0)))
+            finite = np.abs(entries[np.isfinite(entries)])
+            widest[path] = max(widest.get(path, 0.0), float(finite.max(initial=0.0)))
     return {path: np.linspace(-(reach or 1.0), reach or 1.0, _BINS + 1) for path, reach in widest.items()}
 
 
@@ -156,7 +157,7 @@ def _layers(model: Any, edges: dict[str, NDArray[Any]]) -> tuple[LayerWeights, .
     found = []
     for path, entries in _kernels(model):
         total, live = units.get(path, (None, None))
-        counts = np.histogram(entries, edges[path])[0]
+        counts = np.histogram(entries[np.isfinite(entries)], edges[path])[0]
         found.append(
             LayerWeights(
                 layer=path,
@@ -212,7 +213,7 @@ def _probabilities(model: Any, data: Data) -> NDArray[Any] | None:
         return np.hstack([1 - one, one])
     if found.shape[1] < data.classes:
         return None
-    if inside and np.allclose(found.sum(axis=1), 1, atol=1e-3):
+    if inside:  # a sum tells nothing: of sigmoids it is any number, and of bfloat16's softmax only nearly 1
         return found[:, : data.classes]
     raised = np.exp(found - found.max(axis=1, keepdims=True))  # logits
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))[:, : data.classes]

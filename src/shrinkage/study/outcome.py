@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from shrinkage.recipe import Recipe, apply, strip
 from shrinkage.study import examine
@@ -21,10 +23,27 @@ if TYPE_CHECKING:
     from shrinkage.study.runner import Bench
 
 
+Weights = Callable[[Trial], Sequence[NDArray[Any]]]
+
+
 def conclude(
-    bench: Bench, directory: RunDirectory, finished: Mapping[str, Any], scores: Mapping[str, Any]
+    bench: Bench,
+    directory: RunDirectory,
+    finished: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    weights: Weights,
 ) -> Summary:
-    """Compare the arms, look at the trials that stand for them, and write it all; ``summary.json`` last."""
+    """Compare the arms, look at the trials that stand for them, and write it all; ``summary.json`` last.
+
+    Parameters
+    ----------
+    bench, directory
+        The study, and where it is run.
+    finished, scores
+        Its trials, and what the reported ones scored on test data, by key.
+    weights
+        Returns what a reported trial was trained to.
+    """
     summary = _compare(bench, directory, finished, scores)
     best = {
         arm.arm: _representative(bench, finished, arm.arm, arm.selection.strength)
@@ -32,8 +51,9 @@ def conclude(
         if arm.selection.chosen is not None
     }
     if summary.recommended is not None:
-        _save_best(bench, directory, best[summary.recommended.arm])
-    evidence = _look(bench, directory, summary, best)
+        trial = best[summary.recommended.arm]
+        _save_best(bench, directory, trial, weights(trial))
+    evidence = _look(bench, directory, summary, best, weights)
     write_json(directory.summary, {**summary.to_json(), "evidence": evidence.to_json()})
     return summary
 
@@ -68,15 +88,15 @@ def _recipe(bench: Bench, trial: Trial) -> Recipe:
     return recipe if trial.strength is None else recipe.at(trial.strength)
 
 
-def _look(bench: Bench, directory: RunDirectory, summary: Summary, best: Mapping[str, Trial]) -> Evidence:
+def _look(
+    bench: Bench, directory: RunDirectory, summary: Summary, best: Mapping[str, Trial], weights: Weights
+) -> Evidence:
     """Return what is to be seen in these trials, and store the pictures."""
     told = {summary.baseline, summary.recommended.arm if summary.recommended else None}
     shown = []
     for arm, trial in best.items():
-        weights = directory.read_weights(trial.key)
-        if weights is not None:
-            wrong = bench.objective.classification and arm in told
-            shown.append(examine.Shown(trial, _recipe(bench, trial), weights, wrong))
+        wrong = bench.objective.classification and arm in told
+        shown.append(examine.Shown(trial, _recipe(bench, trial), weights(trial), wrong))
     model = with_fresh_names(bench.source.build)
     strip(model)
     network = examine.network(model)
@@ -94,11 +114,8 @@ def _look(bench: Bench, directory: RunDirectory, summary: Summary, best: Mapping
     )
 
 
-def _save_best(bench: Bench, directory: RunDirectory, trial: Trial) -> None:
+def _save_best(bench: Bench, directory: RunDirectory, trial: Trial, weights: Sequence[NDArray[Any]]) -> None:
     """Write ``models/best.keras``: a trial's model, with its penalties and compiled as it was trained."""
-    weights = directory.read_weights(trial.key)
-    if weights is None:
-        return
     model = with_fresh_names(bench.source.build)
     strip(model)
     apply(model, _recipe(bench, trial))

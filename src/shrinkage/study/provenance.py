@@ -9,7 +9,7 @@ import platform
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -65,12 +65,12 @@ def noted(directory: RunDirectory, backend: str, devices: str) -> Iterator[None]
     try:
         yield
     finally:
-        if directory.exists:
-            now = _here(directory, backend, devices)
+        now, before = _here(directory, backend, devices), None
+        with suppress(ValueError):  # a damaged note is written anew
             before = Provenance.read(directory)
-            seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
-            now = replace(now, seconds=seconds, begun=before.begun if before else now.begun)
-            write_json(directory.provenance, as_json(now))
+        seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
+        now = replace(now, seconds=seconds, begun=before.begun if before else now.begun)
+        write_json(directory.provenance, as_json(now))
 
 
 def _here(directory: RunDirectory, backend: str, devices: str) -> Provenance:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,9 +83,7 @@ def stored_trials(directory: str | Path) -> pd.DataFrame:
         scores = place.test_scores()
     except (ValueError, KeyError, TypeError) as error:  # of JSON, TOML and text alike
         raise RunError(f"The run in {str(directory)!r} can't be read: {error}.") from None
-    url = spec.get("storage")
-    begun = url is not None or place.database.exists()  # opening it would make one
-    finished = TrialStore(place.path, url, spec.get("name", "study")).finished() if begun else {}
+    finished = _finished(place, spec)
     if not finished:
         raise RunError(f"No trial of the run in {str(directory)!r} has finished yet.")
     return frame(list(names), finished, scores)
@@ -98,10 +98,21 @@ def stored_curves(directory: str | Path) -> pd.DataFrame:
         Where `stored_trials` does.
     """
     keys = list(stored_trials(directory)["key"])
+    return _curves(_begun(directory), keys)
+
+
+def _finished(place: RunDirectory, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    url = spec.get("storage")
+    if url is None and not place.database.exists():  # opening it would make one
+        return {}
+    return TrialStore(place.path, url, spec.get("name", "study")).finished()
+
+
+def _curves(place: RunDirectory, keys: Sequence[str]) -> pd.DataFrame:
     try:
-        return _begun(directory).curves(keys)
+        return place.curves(keys)
     except ValueError as error:  # of Parquet
-        raise RunError(f"The curves in {str(directory)!r} can't be read: {error}.") from None
+        raise RunError(f"The curves in {str(place.path)!r} can't be read: {error}.") from None
 
 
 def _begun(directory: str | Path) -> RunDirectory:
@@ -144,7 +155,7 @@ class Results:
             If there is no run, it has not ended, or its files are damaged.
         """
         place = _begun(directory)
-        go_on = f"go on with: shrinkage run {place.spec} -o {directory}"
+        go_on = f"go on with: shrinkage run {shlex.quote(str(place.spec))} -o {shlex.quote(str(directory))}"
         try:
             stored, provenance = place.read_json(place.summary), Provenance.read(place)
             if stored is None or provenance is None or "evidence" not in stored:
@@ -155,21 +166,31 @@ class Results:
             scores = place.test_scores()
         except ValueError as error:  # of JSON, TOML and text alike
             raise RunError(f"The run in {str(directory)!r} can't be read: {error}; {go_on}") from None
-        store = TrialStore(place.path, spec.get("storage"), spec.get("name", "study"))
+        finished = _finished(place, spec)
+        if not finished:
+            raise RunError(f"The run in {str(directory)!r} lacks its trials; {go_on}")
         arms = [arm.arm for arm in summary.arms]
-        return cls(place.path, study, summary, evidence, provenance, frame(arms, store.finished(), scores))
+        return cls(place.path, study, summary, evidence, provenance, frame(arms, finished, scores))
+
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """What ``study.toml`` says."""
+        return tomllib.loads(self.study)
 
     @property
     def name(self) -> str:
         """The study's name."""
-        return str(tomllib.loads(self.study).get("name", "study"))
+        return str(self.fields.get("name", "study"))
 
     @cached_property
     def curves(self) -> pd.DataFrame:
         """One row a trial and epoch."""
-        return RunDirectory(self.directory).curves(list(self.frame["key"]))
+        return _curves(RunDirectory(self.directory), list(self.frame["key"]))
 
     @cached_property
     def pictures(self) -> Mapping[str, NDArray[np.uint8]]:
         """``samples`` and ``mistakes``: images N×H×W or N×H×W×3; none where the data are no images."""
-        return RunDirectory(self.directory).read_pictures()
+        try:
+            return RunDirectory(self.directory).read_pictures()
+        except (ValueError, zipfile.BadZipFile, EOFError) as error:  # of NumPy and of zip files
+            raise RunError(f"The pictures in {str(self.directory)!r} can't be read: {error}.") from None

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pandas as pd
 from keras.src.trainers import compile_utils
+from numpy.typing import NDArray
 
 from shrinkage.data import Data
 from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError, TrainingError
@@ -224,8 +225,9 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
 
     The caller holds the directory's lock.
     """
+    store = _open(bench, directory)  # what is refused leaves no note in a directory of another run
     with noted(directory, keras.backend.backend(), _devices()):
-        return _run(bench, directory, observer)
+        return _run(bench, directory, store, observer)
 
 
 def _devices() -> str:
@@ -235,9 +237,8 @@ def _devices() -> str:
         return ""
 
 
-def _run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
+def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Observer) -> Summary:
     spec = bench.spec
-    store = _open(bench, directory)
     found = store.finished()
     todo = design.pending(bench.trials, found)
     observer.begin(spec, len(bench.trials), list(found.values()))
@@ -254,7 +255,9 @@ def _run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     directory.checkpoints.clear()
     finished = store.finished()
     scores = _score(bench, directory, _table(spec, finished), observer)
-    return conclude(bench, directory, finished, scores)
+    return conclude(
+        bench, directory, finished, scores, lambda trial: _weights(bench, directory, trial, observer)
+    )
 
 
 def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
@@ -358,13 +361,20 @@ def _score(
         observer.say(f"Scoring {len(todo)} trials of the reported arms on the test split, once.")
     x, y = bench.data.scaled(bench.data.x_test) if todo else None, bench.data.y_test
     for trial in todo:
-        weights = directory.read_weights(trial.key)
-        if weights is None:  # removed by hand: train it again, to the same bits
-            weights = next(_trained(bench, (trial,), observer))[1].weights
-            directory.write_weights(trial.key, weights)
-        values = bench.loop.score(trial.lane, weights, x, y)
+        values = bench.loop.score(trial.lane, _weights(bench, directory, trial, observer), x, y)
         scores[trial.key] = {f"test_{name}": value for name, value in values.items()}
     if todo:
         directory.write_test_scores(scores)
     directory.keep_weights([t.key for t in bench.trials if t.cell in chosen])
     return scores
+
+
+def _weights(
+    bench: Bench, directory: RunDirectory, trial: Trial, observer: Observer
+) -> Sequence[NDArray[Any]]:
+    """Return the weights of a reported trial; those that were removed by hand are trained again."""
+    weights = directory.read_weights(trial.key)
+    if weights is None:  # to the same bits
+        weights = tuple(next(_trained(bench, (trial,), observer))[1].weights)
+        directory.write_weights(trial.key, weights)
+    return weights

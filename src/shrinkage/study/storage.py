@@ -313,11 +313,11 @@ class TrialStore:
     """
 
     def __init__(self, directory: Path, url: str | None, name: str) -> None:
-        self._url = url or _sqlite(directory / "study.db")
+        self._url = url or _sqlite(RunDirectory(directory).database)
         self._name = name
         with _quiet():
             try:
-                self._study = optuna.create_study(storage=self._url, study_name=name, load_if_exists=True)
+                self._study = _opened(optuna.storages.get_storage(self._url), name)
             except Exception as error:  # whatever the database's driver raises
                 reason = str(error).strip().partition("\n")[0].replace(self._url, concealed(self._url))
                 raise RunError(f"The storage {concealed(self._url)!r} can't be opened: {reason}") from error
@@ -390,6 +390,14 @@ class TrialStore:
                 attrs = frozen.user_attrs
                 rows[key] = {"strength": None, **frozen.params, "state": attrs["state"], **attrs["figures"]}
         return rows
+
+
+def _opened(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+    """Return a study of the storage, which is written to only where there is no such study."""
+    try:
+        return optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
 
 
 def _json_safe(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -280,7 +280,7 @@ class Study:
         finished: Counter[str] | None = None if self.directory is None else Counter()
         with contextlib.suppress(Exception):
             # Where there is no database, looking into it would make one.
-            if self.spec.storage is not None or (self._place().path / "study.db").exists():
+            if self.spec.storage is not None or self._place().database.exists():
                 finished = Counter(self.frame()["arm"])
         return plan_html(self.spec, self._name_of_model(), self._name_of_data(), finished)
 
