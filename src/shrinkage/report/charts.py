@@ -16,8 +16,9 @@ from shrinkage.study.stats import Estimate
 from shrinkage.study.words import at_strength, count, number, percent, with_se
 
 Measure = Literal["loss", "accuracy"]
+View = Literal["close-up", "linear", "log"]
 
-_LOG_RATIO = 20.0  # positive losses spread wider than this are first shown on a logarithmic axis
+_WIDE = 5.0  # of what choices and the baseline span; a figure that spans more also has a close-up of these
 _POINTS = 100  # epochs of one curve that are drawn
 _EDGE = 0.02  # of the width: where trials of an arm without a strength stand
 
@@ -25,12 +26,15 @@ _EDGE = 0.02  # of the width: where trials of an arm without a strength stand
 # --- validation against strength ------------------------------------------------------------------------
 
 
-def validation(rows: Sequence[ValidationRow], measure: Measure, *, log: bool) -> Markup:
-    """Draw a validation measure against λ: every trial, mean ± standard error, choice and 1-SE choice."""
-    factor = 100.0 if measure == "accuracy" else 1.0
-    shown = [_Shown(row, *_of(row, measure), factor) for row in rows]
-    values = [v for s in shown for v in (*s.trials, s.mean + s.spread, s.mean - s.spread)]
-    y = spanning([v for v in values if v > 0] if log else values, *upward(), log=log)
+def validation(rows: Sequence[ValidationRow], measure: Measure, view: View) -> Markup:
+    """Draw a validation measure against λ: every trial, mean ± standard error, choice and 1-SE choice.
+
+    ``view`` is the whole on a linear or logarithmic axis, or the choices and the baseline from near by.
+    """
+    shown = _shown(rows, measure)
+    near = [s for s in shown if view != "close-up" or s.is_near]
+    log = view == "log"
+    y = spanning([v for s in near for v in s.reach if v > 0 or not log], *upward(), log=log)
     strengths = sorted({row.strength for row in rows if row.strength})
     chart = Chart(
         _strength_axis(strengths),
@@ -39,15 +43,15 @@ def validation(rows: Sequence[ValidationRow], measure: Measure, *, log: bool) ->
         x_label="strength λ" if strengths else "arms without a strength",
         y_label=f"validation {_name(measure)}" + (" (%)" if measure == "accuracy" else ""),
         x_ticks=None if strengths else (),
-        data={"measure": measure, "scale": "log" if log else "linear"},
+        data={"measure": measure, "scale": view},
     )
-    arms = list(dict.fromkeys(row.arm for row in rows))
-    for i, arm in enumerate(arms):
+    flat = [s for s in shown if s.row.strength is None]
+    for i, s in enumerate(flat):
+        _draw_flat(chart, s, measure, (i + 0.5) / len(flat))
+    tuned = list(dict.fromkeys(row.arm for row in rows if row.strength is not None))
+    for i, arm in enumerate(tuned):
         own = [s for s in shown if s.row.arm == arm]
-        if own[0].row.strength is None:
-            _draw_flat(chart, own[0], measure, (i + 0.5) / len(arms))
-        else:
-            _draw_by_strength(chart, own, measure, _beside(i, len(arms), strengths))
+        _draw_by_strength(chart, own, measure, _beside(i, len(tuned), strengths))
     return chart.svg()
 
 
@@ -72,6 +76,22 @@ class _Shown:
     def trials(self) -> tuple[float, ...]:
         return tuple(self.factor * value for value in self.raw)
 
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """Everything that is drawn of it."""
+        drawn = (*self.trials, self.mean + self.spread, self.mean - self.spread)
+        return tuple(value for value in drawn if math.isfinite(value))
+
+    @property
+    def is_near(self) -> bool:
+        """Whether a close-up shows it: a choice, or an arm without a strength."""
+        return self.row.chosen or self.row.one_se or self.row.strength is None
+
+
+def _shown(rows: Sequence[ValidationRow], measure: Measure) -> list[_Shown]:
+    factor = 100.0 if measure == "accuracy" else 1.0
+    return [_Shown(row, *_of(row, measure), factor) for row in rows]
+
 
 def _of(row: ValidationRow, measure: Measure) -> tuple[Estimate, tuple[float, ...]]:
     return (row.accuracy, row.accuracies) if measure == "accuracy" else (row.loss, row.losses)
@@ -91,7 +111,7 @@ def _beside(place: int, arms: int, strengths: Sequence[float]) -> float:
     """Return a factor on λ, so that arms of the same λ stand beside each other."""
     steps = np.diff(np.log10(strengths))
     narrowest = min((float(step) for step in steps if step > 1e-3), default=0.5)
-    width = min(0.4 * narrowest, 0.07 * (arms - 1))
+    width = min(0.3 * narrowest, 0.05 * (arms - 1))
     return float(10.0 ** (width * (place / max(1, arms - 1) - 0.5)))
 
 
@@ -140,15 +160,16 @@ def _mark(chart: Chart, x: float, shown: _Shown, measure: Measure) -> None:
     chart.mark(x, shown.mean, row.style, kind, title, **data)
 
 
-def wide(rows: Sequence[ValidationRow]) -> bool:
-    """Return whether losses spread so widely that a logarithmic axis shows more."""
-    means = [row.loss.mean for row in rows if math.isfinite(row.loss.mean)]
-    return bool(means) and min(means) > 0 and max(means) / min(means) > _LOG_RATIO
-
-
-def positive(rows: Sequence[ValidationRow]) -> bool:
-    """Return whether losses have a logarithm."""
-    return all(value > 0 for row in rows for value in row.losses if math.isfinite(value))
+def views(rows: Sequence[ValidationRow]) -> tuple[View, ...]:
+    """Return the views of the losses that show something of their own, the one to begin with first."""
+    shown = _shown(rows, "loss")
+    near, whole = ([v for s in group for v in s.reach] for group in ([s for s in shown if s.is_near], shown))
+    found: list[View] = ["linear"]
+    if near and max(whole) - min(whole) > _WIDE * (max(near) - min(near)):
+        found.insert(0, "close-up")
+    if whole and min(whole) > 0:
+        found.append("log")
+    return tuple(found)
 
 
 # --- by epoch -------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ class Verdict:
         What that rests on, with its interval; empty where the title says it all.
     recommended
         The recommended arm and strength as text; empty where every arm diverged.
+    enough
+        The baseline's name where test data does not show that the recommended arm is better; else empty.
     cost
         What finding it took, and what the recommended model needs, in one sentence.
     paste
@@ -52,6 +54,7 @@ class Verdict:
     title: str
     sentence: str
     recommended: str
+    enough: str
     cost: str
     paste: Paste | None
     next_steps: tuple[str, ...]
@@ -229,7 +232,20 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the report shows of one run; ``seen`` are the arms whose mistakes are known."""
+    """Everything that the report shows of one run.
+
+    Attributes
+    ----------
+    told
+        The arms that are shown first: the baseline, and the recommended arm or the next best.
+    charging
+        The last of them with its strength, whose penalties ``network`` shows.
+    seen
+        The arms whose mistakes are known.
+    name, directory, classification, over, folds, seeds, epochs, verdict, arms, validation, curves, network, \
+    layers, sizes, trials, data, model, optimizer, loss, study, provenance
+        As their types say; ``epochs`` is the longest training's.
+    """
 
     name: str
     directory: str
@@ -239,6 +255,8 @@ class Facts:
     seeds: int
     epochs: int
     verdict: Verdict
+    told: tuple[str, ...]
+    charging: str
     arms: tuple[ArmRow, ...]
     validation: tuple[ValidationRow, ...]
     curves: tuple[CurveRow, ...]
@@ -271,6 +289,7 @@ def facts(results: Results) -> Facts:
     summary, evidence = results.summary, results.evidence
     styles = {arm: i for i, arm in enumerate(_ordered(summary))}
     curves = tuple(_curves(results, styles))
+    told = _told(summary)
     rows = tuple(_arm(arm, summary, results.frame, styles) for arm in summary.arms)
     return Facts(
         name=results.name,
@@ -281,10 +300,12 @@ def facts(results: Results) -> Facts:
         seeds=summary.seeds,
         epochs=max((len(curve.val_data_loss) for curve in curves), default=0),
         verdict=_verdict(results, rows),
+        told=told,
+        charging=at_strength(told[-1], summary.arm(told[-1]).selection.strength),
         arms=rows,
         validation=tuple(_validation(summary, results.frame, styles)),
         curves=curves,
-        network=tuple(_network(results)),
+        network=tuple(_network(results, told[-1])),
         layers=tuple(_layers(results, styles)),
         sizes=tuple(_sizes(summary, results.frame, styles)),
         trials=tuple(_trials(results.frame)),
@@ -321,10 +342,10 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
     headline = list(summary.headline)
     title = headline[-1].removeprefix("So: ")
     sentence = headline[1] if len(headline) > 2 else headline[0] if len(headline) > 1 else ""
-    steps = []
+    steps = [arm.edge_note or "" for arm in summary.arms]
     if best is not None:
         arm = summary.arm(best.arm)
-        steps = [arm.edge_note or "", arm.diagnosis.next_step if arm.diagnosis else ""]
+        steps.append(arm.diagnosis.next_step if arm.diagnosis else "")
         found = arm.accuracy if summary.classification else arm.data_loss
         if found is not None and found.verdict == "no difference":
             steps.append(f"Run more than {found.test.n} {found.over} to find a smaller difference.")
@@ -332,11 +353,34 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
         title=title[:1].upper() + title[1:],
         sentence=sentence,
         recommended=at_strength(best.arm, best.strength) if best else "",
+        enough=_enough(summary),
         cost=_cost(results, next((row for row in rows if row.is_recommended), None)),
         paste=paste(evidence, results.evidence.node, _rate(results, evidence.arm)) if evidence else None,
         next_steps=tuple(step for step in dict.fromkeys(steps) if step),
         notes=summary.notes,
     )
+
+
+def _enough(summary: Summary) -> str:
+    """Return the baseline's name where it was tested against the recommended arm and lost nothing by it."""
+    best, baseline = summary.recommended, summary.baseline
+    if best is None or baseline is None or best.is_baseline:
+        return ""
+    arm = summary.arm(best.arm)
+    verdicts = {found.verdict for found in (arm.accuracy, arm.data_loss) if found is not None}
+    return baseline if verdicts and verdicts <= {"no difference", "worse"} else ""
+
+
+def _told(summary: Summary) -> tuple[str, ...]:
+    """Return the baseline, and the arm that was best on validation data but for it."""
+    others = [arm for arm in summary.arms if not arm.is_baseline and arm.selection.chosen is not None]
+    best = min(others, key=_loss, default=None)
+    told = [arm.arm for arm in summary.arms if arm.is_baseline] + ([best.arm] if best else [])
+    return tuple(told) or (summary.arms[0].arm,)
+
+
+def _loss(arm: ArmSummary) -> float:
+    return arm.selection.chosen.val_data_loss.mean if arm.selection.chosen else math.inf
 
 
 def _rate(results: Results, arm: str) -> float | None:
@@ -470,9 +514,8 @@ _SCORES = (
 # --- models ---------------------------------------------------------------------------------------------
 
 
-def _network(results: Results) -> Iterator[NodeRow]:
-    best = results.summary.recommended
-    seen = results.evidence.arm(best.arm if best else None)
+def _network(results: Results, arm: str) -> Iterator[NodeRow]:
+    seen = results.evidence.arm(arm)
     charged: dict[str, list[str]] = {}
     for place in seen.charged if seen else ():
         node = results.evidence.node(place.layer)

@@ -40,12 +40,22 @@ class Page:
     """One run as the template takes it: facts, and figures made of them."""
 
     facts: Facts
-    validation: tuple[Markup, ...]
+    validation: tuple[View, ...]
     curves: tuple[Curves, ...]
     histograms: tuple[tuple[str, Markup], ...]
     sizes: Markup | None
     samples: tuple[tuple[str, tuple[str, ...]], ...]
     confusions: tuple[Confusion, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A figure of validation scores; of each measure one is ``shown`` from the start."""
+
+    name: str
+    measure: str
+    shown: bool
+    figure: Markup
 
 
 @dataclass(frozen=True)
@@ -148,14 +158,16 @@ def _page(result: Results) -> Page:
     )
 
 
-def _validation(found: Facts) -> list[Markup]:
-    """Return the figures, those to be seen first before their variants on another axis."""
-    first = charts.wide(found.validation)
-    scales = [first, not first] if charts.positive(found.validation) else [False]
-    figures = [charts.validation(found.validation, "loss", log=log) for log in scales]
-    if found.classification:
-        figures.append(charts.validation(found.validation, "accuracy", log=False))
-    return figures
+def _validation(found: Facts) -> list[View]:
+    """Return the figures of the losses, then of accuracies; of each the view to begin with first."""
+    views = charts.views(found.validation)
+    figures = [View(view, "loss", i == 0, charts.validation(found.validation, "loss", view))
+               for i, view in enumerate(views)]  # fmt: skip
+    seen = [view for view in views if view != "log"] if found.classification else []
+    return figures + [
+        View(view, "accuracy", i == 0, charts.validation(found.validation, "accuracy", view))
+        for i, view in enumerate(seen)
+    ]
 
 
 def _curves(found: Facts) -> list[Curves]:
@@ -163,15 +175,11 @@ def _curves(found: Facts) -> list[Curves]:
     for row in found.curves:
         cells.setdefault((row.arm, row.strength), []).append(row)
     several = len(cells) <= _MOST_CELLS
-    recommended = next((arm for arm in found.arms if arm.is_recommended), None)
-    shown = {arm.arm for arm in found.arms if arm.is_recommended or arm.is_baseline}
-    if recommended is None:
-        shown = {found.arms[0].arm}
     return [
         Curves(
             words.at_strength(arm, strength) + (" (chosen)" if rows[0].is_chosen else ""),
             tuple(charts.learning(rows, found.classification)),
-            rows[0].is_chosen and arm in shown,
+            rows[0].is_chosen and arm in found.told,
         )
         for (arm, strength), rows in cells.items()
         if several or rows[0].is_chosen
@@ -179,11 +187,10 @@ def _curves(found: Facts) -> list[Curves]:
 
 
 def _histograms(found: Facts) -> list[tuple[str, Markup]]:
-    told = {arm.arm for arm in found.arms if arm.is_recommended or arm.is_baseline}
     layers = dict.fromkeys(row.layer for row in found.layers)
     drawn = []
     for layer in layers:
-        rows = [row for row in found.layers if row.layer == layer and (row.arm in told or not told)]
+        rows = [row for row in found.layers if row.layer == layer and row.arm in found.told]
         if rows:
             drawn.append((layer, charts.histogram(rows)))
     return drawn
@@ -248,9 +255,16 @@ def _source(picture: NDArray[np.uint8]) -> str:
 
 
 def _estimate(value: Estimate | None, accuracy: bool = False) -> str:
+    """Write mean ± standard error, both to the error's second digit."""
     if value is None or not math.isfinite(value.mean):
         return "–"
-    return words.with_se(value, accuracy=accuracy)
+    mean, error = (100 * v if accuracy else v for v in (value.mean, value.se))
+    unit = " %" if accuracy else ""
+    if not error > 0 or not math.isfinite(error):
+        alone = words.percent(value.mean) if accuracy else words.number(value.mean)
+        return alone if error != 0 else f"{alone} ± 0"
+    digits = min(10, max(0, 1 - math.floor(math.log10(error))))
+    return f"{mean:.{digits}f} ± {error:.{digits}f}{unit}"
 
 
 def _number(value: float | None) -> str:

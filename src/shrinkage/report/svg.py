@@ -70,7 +70,10 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Return places and labels of up to eight round values."""
         values = _decades(self.low, self.high) if self.log else _round_values(self.low, self.high)
-        return [(self(value), number(value)) for value in values]
+        labels = [number(value) for value in values]
+        if len(set(labels)) < len(labels):  # a narrow range far from zero needs more digits
+            labels = [f"{value:.10g}" for value in values]
+        return list(zip(map(self, values), labels, strict=True))
 
 
 def spanning(values: Iterable[float], start: float, end: float, *, log: bool = False) -> Scale:
@@ -190,7 +193,13 @@ class Chart:
         head = Markup('<svg class="chart {}" role="img" aria-label="{}" viewBox="0 0 {} {}"{}>').format(
             self.classes, self.label, WIDTH, HEIGHT, data
         )
-        return head + self._axes() + Markup("").join(self._parts) + Markup("</svg>")
+        # An inner picture shows nothing outside itself; a mark on its edge is not cut in two.
+        edge = 8
+        x, y = LEFT - edge, TOP - edge
+        size = (WIDTH - RIGHT - LEFT + 2 * edge, HEIGHT - BOTTOM - TOP + 2 * edge)
+        inside = Markup('<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">')
+        parts = inside.format(x, y, *size) + Markup("").join(self._parts) + Markup("</svg>")
+        return head + self._axes() + parts + Markup("</svg>")
 
     def _axes(self) -> Markup:
         bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT

@@ -18,11 +18,14 @@ function armToggles(run) {
 
 function scales(run) {
   const buttons = all(run, "[data-scale-button]");
+  const figures = all(run, "svg[data-measure]");
   buttons.forEach((button) => button.addEventListener("click", () => {
-    const scale = button.dataset.scaleButton;
     buttons.forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
-    all(run, 'svg[data-measure="loss"]').forEach((svg) => {
-      svg.closest("figure").hidden = svg.dataset.scale !== scale;
+    new Set(figures.map((svg) => svg.dataset.measure)).forEach((measure) => {
+      const own = figures.filter((svg) => svg.dataset.measure === measure);
+      const wanted = button.dataset.scaleButton; // accuracies have no logarithmic view
+      const shown = own.find((svg) => svg.dataset.scale === wanted) || own.find((svg) => svg.dataset.scale === "linear");
+      own.forEach((svg) => { svg.closest("figure").hidden = svg !== shown; });
     });
   }));
 }
@@ -64,21 +67,32 @@ function sorting(table) {
   }));
 }
 
+// A number is one of a row's numbers, after a column's name one of that column; anything else is part of its text.
+function matcher(query, heads) {
+  const words = query.toLowerCase().split(/\s+/).filter(Boolean);
+  const tests = words.map((word, i) => {
+    const column = heads.indexOf(word);
+    if (column >= 0 && i + 1 < words.length) return () => true;
+    const within = i > 0 ? heads.indexOf(words[i - 1]) : -1;
+    const number = Number(word);
+    if (Number.isNaN(number)) return (row) => row.textContent.toLowerCase().includes(word);
+    return (row) => Array.from(row.cells).some((cell, place) => (within < 0 || within === place)
+      && cell.dataset.value !== undefined && cell.dataset.value !== "" && Number(cell.dataset.value) === number);
+  });
+  return (row) => tests.every((test) => test(row));
+}
+
 function filter(run) {
   const input = run.querySelector("[data-filter-trials]");
   if (!input) return;
   const section = input.closest("section");
   const rows = Array.from(section.querySelector("tbody").rows);
-  const texts = rows.map((row) => Array.from(row.cells, (cell) => cell.textContent.trim()).join(" ").toLowerCase());
+  const heads = all(section, "thead th").map((head) => head.textContent.trim().toLowerCase());
   const told = section.querySelector("output");
   input.addEventListener("input", () => {
-    const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    rows.forEach((row, i) => {
-      row.hidden = !wanted.every((word) => texts[i].includes(word));
-      count += row.hidden ? 0 : 1;
-    });
-    told.textContent = `${count} of ${rows.length}`;
+    const matches = matcher(input.value, heads);
+    rows.forEach((row) => { row.hidden = !matches(row); });
+    told.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
   });
 }
 
