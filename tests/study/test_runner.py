@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 
 from shrinkage.data import Data
-from shrinkage.errors import ModelError, RecipeError, RunError, SpecError, TrainingError
+from shrinkage.errors import ModelError, RecipeError, RunError, ShrinkageWarning, SpecError, TrainingError
 from shrinkage.study import runner
 from shrinkage.study.compare import summarise
 from shrinkage.study.provenance import Provenance
-from shrinkage.study.results import SIZES, frame
+from shrinkage.study.results import SIZES, Results, frame
 from shrinkage.study.selection import cells, select
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
@@ -554,6 +554,39 @@ def small(**changes):
         "training": {"epochs": 1, "batch_size": 32},
     }
     return spec(**{**fields, **changes})
+
+
+UNSAVED = """
+import keras
+
+class Unsaved(keras.Model):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = keras.layers.Dense(classes, "softmax", name="head")
+
+    def call(self, x):
+        return self.head(x)
+
+def build(input_shape, classes):
+    model = Unsaved(classes)
+    model(keras.ops.zeros((1, *input_shape)))
+    return model
+"""
+
+
+@pytest.mark.filterwarnings("ignore:The penalties are in force, but 'unsaved' is a subclassed model")
+def test_a_model_that_can_not_be_saved_still_has_its_answer(blobs, tmp_path, monkeypatch):
+    (tmp_path / "unsaved.py").write_text(UNSAVED)
+    monkeypatch.syspath_prepend(tmp_path)
+    study = small(model="unsaved:build", model_options={}, arms=FIELDS["arms"][1:])
+    bench = runner.prepare(study, blobs, allow_code=True)
+    with pytest.warns(ShrinkageWarning, match=r"best.keras is not written, .* models/\w+.npz"):
+        summary = run(bench, tmp_path / "run")
+    results = Results.load(tmp_path / "run")
+    assert results.summary.to_json() == summary.to_json()
+    assert [(node.path, node.inputs) for node in results.evidence.network] == [("head", ())]  # no graph
+    assert [len(arm.layers) for arm in results.evidence.arms] == [1, 1]
+    assert not (tmp_path / "run" / "models" / "best.keras").exists()
 
 
 def test_folds(blobs, tmp_path):

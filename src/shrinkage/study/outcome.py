@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from shrinkage.errors import ShrinkageWarning
 from shrinkage.recipe import Recipe, apply, strip
 from shrinkage.study import examine
 from shrinkage.study.compare import summarise
@@ -124,4 +126,15 @@ def _save_best(bench: Bench, directory: RunDirectory, trial: Trial, weights: Seq
     optimizer = make_optimizer(task.optimizer, task.rate(trial.arm))
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
     model.optimizer.build(model.trainable_variables)  # or loading it would warn
-    save_model(model, directory.models / "best.keras")
+    try:
+        save_model(model, directory.models / "best.keras")
+    except OSError:  # a full disk ends a run, and it can go on later
+        raise
+    except Exception as error:  # whatever a user's layer raises; the answer does not depend on it
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"models/best.keras is not written, for Keras can't save this model: {reason} Its weights are in "
+            f"models/{trial.key}.npz, in the order of set_weights.",
+            ShrinkageWarning,
+            stacklevel=2,
+        )
