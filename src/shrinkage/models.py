@@ -103,7 +103,9 @@ def cnn(
         if side < 4:
             raise ModelError(
                 f"filters={list(filters)} does not fit images of {input_shape[0]}×{input_shape[1]}: "
-                f"only {i - 1} 3×3 convolution and 2×2 pooling fit. Use fewer entries."
+                f"only {i - 1} 3×3 convolution and 2×2 pooling fit. Use fewer entries: "
+                f"filters={list(filters)[: i - 1]}, in a study model_options = "
+                f"{{ filters = {list(filters)[: i - 1]} }}."
             )
         side = (side - 2) // 2
         layers += _activated(keras.layers.Conv2D, f"conv_{i}", batch_norm, units, 3)

@@ -46,7 +46,7 @@ def complaint(error: ValidationError, source: str, known: Callable[[tuple[Any, .
     first = min(found, key=lambda one: one["type"] != "extra_forbidden")
     place, kind = first["loc"], first["type"]
     where = _where(place)
-    more = f" (And {len(found) - 1} more.)" if len(found) > 1 else ""
+    more = _more([_where(other["loc"]) for other in found if other is not first])
     if kind == "extra_forbidden":
         names = known(place)
         hint = did_you_mean(str(place[-1]), names) or f" Known keys: {', '.join(names)}."
@@ -57,6 +57,15 @@ def complaint(error: ValidationError, source: str, known: Callable[[tuple[Any, .
     if not rule.startswith("must "):  # a whole sentence, with what was given
         return f"{source}: {where}{': ' if where else ''}{rule.removesuffix('.')}.{more}"
     return f"{source}: {where} {rule}{_given(first.get('input'))}.{more}"
+
+
+def _more(places: Sequence[str]) -> str:
+    """Say where else something is wrong."""
+    named = list(dict.fromkeys(place for place in places if place))
+    if not named:
+        return ""
+    rest = f" and {len(named) - 5} more places" if len(named) > 5 else ""
+    return f" Wrong as well: {', '.join(named[:5])}{rest}."
 
 
 def _where(place: tuple[Any, ...]) -> str:
