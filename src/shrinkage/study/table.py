@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from shrinkage.markup import paragraphs, table
@@ -70,11 +71,12 @@ def _difference(difference: Difference | None) -> str:
         return "–"
     accuracy = difference.measure == "test_accuracy"
     scale, unit, digits = (100, " points", 2) if accuracy else (1, "", 4)
-    test = difference.test
-    mean = f"{scale * test.mean:+.{digits}f}{unit}"
-    if test.low != test.low:
-        return mean
-    return f"{mean} [{scale * test.low:+.{digits}f}, {scale * test.high:+.{digits}f}]"
+    # Adding 0 makes the -0 that a rounded trifle is a 0.
+    mean, low, high = (
+        f"{round(scale * value, digits) + 0.0:+.{digits}f}"
+        for value in (difference.test.mean, difference.test.low, difference.test.high)
+    )
+    return f"{mean}{unit}" if math.isnan(difference.test.low) else f"{mean}{unit} [{low}, {high}]"
 
 
 # --- plan -----------------------------------------------------------------------------------------------
