@@ -150,9 +150,19 @@ def test_a_study_may_run_in_two_directories(blobs, wide, tmp_path):
     trained(study, tmp_path / "one")
     trained(study, tmp_path / "two")
     assert files(tmp_path / "one")["summary.json"] == files(tmp_path / "two")["summary.json"]
-    assert StudySpec.read(tmp_path / "two" / "study.toml").data == str(
-        tmp_path / "two" / "inputs" / "data.npz"
+    stored = StudySpec.read(tmp_path / "two" / "study.toml")  # nothing in it is the other's
+    inputs = tmp_path / "two" / "inputs"
+    assert (stored.data, stored.model) == (str(inputs / "data.npz"), str(inputs / "model.keras"))
+
+
+def test_a_function_with_options_may_run_in_two_directories(blobs, tmp_path):
+    study = study_of(
+        lambda shape, classes, units: tiny(shape, classes, units), blobs, model_options={"units": 7}
     )
+    for where in ("one", "two", "one"):
+        trained(study, tmp_path / where)
+    assert files(tmp_path / "one")["summary.json"] == files(tmp_path / "two")["summary.json"]
+    assert b'"parameters": 42' in files(tmp_path / "two")["summary.json"]
 
 
 def test_a_directory_may_be_moved_and_reached_by_a_link(blobs, wide, tmp_path):
@@ -163,10 +173,12 @@ def test_a_directory_may_be_moved_and_reached_by_a_link(blobs, wide, tmp_path):
     _, watch = trained(study, tmp_path / "link" / "run")
     assert watch.epochs == 0
     shutil.move(tmp_path / "real" / "run", tmp_path / "moved")
+    summary = (tmp_path / "moved" / "summary.json").read_bytes()
     assert len(Study.load(tmp_path / "moved").frame()) == 1
     for again in (Study.load(tmp_path / "moved"), study_of(wide, blobs)):
         _, watch = trained(again, tmp_path / "moved")
         assert watch.epochs == 0
+        assert (tmp_path / "moved" / "summary.json").read_bytes() == summary
 
 
 def test_a_hostile_directory_name(blobs, tmp_path):

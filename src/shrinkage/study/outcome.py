@@ -107,7 +107,7 @@ def _look(
     directory.write_pictures({"samples": samples, "mistakes": mistakes})
     loss = bench.objective.loss
     return Evidence(
-        model=bench.spec.model,
+        model=bench.spec.portable(directory.path).model,
         optimizer=bench.spec.training.optimizer,
         loss=loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__),
         data=facts,

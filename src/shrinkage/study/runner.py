@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import keras
@@ -204,20 +203,13 @@ def refuse_another(spec: StudySpec, directory: RunDirectory) -> None:
     if not directory.exists:
         return
     before = StudySpec.read(directory.spec)
-    changed = _portable(before, directory).differences(_portable(spec, directory))
+    changed = before.portable(directory.path).differences(spec.portable(directory.path))
     if changed:
         raise RunError(
             f"{str(directory.path)!r} holds a run of another study ({'; '.join(changed[:5])}"
             f"{'; …' if len(changed) > 5 else ''}). Give another directory, or restart (--restart, "
             "restart=True) to begin anew."
         )
-
-
-def _portable(spec: StudySpec, directory: RunDirectory) -> StudySpec:
-    """Return the spec with paths into its own run directory relative, so that the directory can be moved."""
-    paths = {key: Path(getattr(spec, key)) for key in ("data", "model")}
-    inside = {k: p.relative_to(directory.path) for k, p in paths.items() if p.is_relative_to(directory.path)}
-    return spec.model_copy(update={key: path.as_posix() for key, path in inside.items()})
 
 
 def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
@@ -273,7 +265,7 @@ def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
             "belong to a run in another directory, give this study another name. --restart begins anew."
         )
     if not directory.exists:
-        write_text(directory.spec, _portable(spec, directory).to_toml())
+        write_text(directory.spec, spec.portable(directory.path).to_toml())
     return store
 
 

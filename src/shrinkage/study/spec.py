@@ -282,6 +282,12 @@ class StudySpec(_Part):
         """The arm without penalties."""
         return next((arm for arm in self.arms if not arm.recipe), Arm(name=BASELINE))
 
+    def portable(self, folder: Path) -> Self:
+        """Return the spec with paths into ``folder`` relative to it, so that the folder can be moved."""
+        paths = {key: Path(getattr(self, key)) for key in ("data", "model")}
+        inside = {key: p.relative_to(folder) for key, p in paths.items() if p.is_relative_to(folder)}
+        return self.model_copy(update={key: path.as_posix() for key, path in inside.items()})
+
     def to_toml(self) -> str:
         """Return the text of ``study.toml``; reading it gives an equal spec."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

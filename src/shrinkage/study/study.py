@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -126,7 +127,7 @@ class Study:
             "arms": arms,
             "storage": storage,
         }
-        self.spec = StudySpec.parse(fields)
+        self.spec = self._asked = StudySpec.parse(fields)  # what a run stores is named in `spec` alone
         if isinstance(model, keras.Model) and self.spec.model_options:
             raise SpecError("model_options go with a function that builds a model; a Keras model takes none.")
 
@@ -135,7 +136,7 @@ class Study:
         """Return the study of a spec, as ``shrinkage run`` reads it from a file."""
         study = cls.__new__(cls)
         study._model, study._data, study._data_dir = spec.model, None, data_dir
-        study.directory, study.spec = None, spec
+        study.directory, study.spec, study._asked = None, spec, spec
         return study
 
     @classmethod
@@ -196,6 +197,8 @@ class Study:
                 self._clear(place)
             data = self._data or load_study_data(self.spec, self._data_dir, allow_code)
             self.spec = self._materialised(place, data)
+            if self._data is not None:  # called as it will be when it is read back from the directory
+                data = replace(data, name=Path(self.spec.data).stem)
             bench = runner.prepare(self.spec, data, allow_code)
             try:
                 summary = runner.run(bench, place, observer or Silent())
@@ -337,7 +340,7 @@ class Study:
 
     def _own_model(self, data: Data) -> Any | None:
         """Return the Keras model to store in the run directory, or None if the study names another place."""
-        if isinstance(self._model, (str, Path)) or self.spec.model != _STORED_MODEL:
+        if isinstance(self._model, (str, Path)) or self._asked.model != _STORED_MODEL:
             return None
         build: Callable[..., Any] = self._model
         if isinstance(self._model, keras.Model):
@@ -345,7 +348,7 @@ class Study:
         else:
             try:
                 model = with_fresh_names(
-                    lambda: build(data.input_shape, data.classes, **self.spec.model_options)
+                    lambda: build(data.input_shape, data.classes, **self._asked.model_options)
                 )
             except ShrinkageError:
                 raise
@@ -360,7 +363,7 @@ class Study:
         return model
 
     def _at(self, **changes: Any) -> StudySpec:
-        return self.spec.model_copy(update=changes)
+        return self._asked.model_copy(update=changes)
 
 
 def _as_data(data: Any) -> Data | None:
