@@ -43,7 +43,6 @@ class Words:
     directory: str = "/tmp/run"
     machine: str = "abacus"
     version: str = "1.0"
-    command: str = "shrinkage run study.toml"
 
     @classmethod
     def all(cls, text: str) -> Words:
@@ -247,5 +246,4 @@ def _provenance(words: Words) -> Provenance:
         memory=4.0,
         begun="2026-01-01T00:00:00+00:00",
         seconds=12.0,
-        command=words.command,
     )

@@ -20,7 +20,7 @@ from shrinkage.report.html import render
 from shrinkage.study import examine
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
-from shrinkage.study.provenance import Provenance
+from shrinkage.study.provenance import Provenance, noted
 from shrinkage.study.results import Results
 from shrinkage.study.storage import RunDirectory
 
@@ -202,15 +202,29 @@ def test_the_trial_that_is_looked_at_has_the_lowest_loss(run):
         assert np.trace(arm.confusion) / np.sum(arm.confusion) == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_time_adds_up_over_resumes(run):
+def test_a_run_that_trains_nothing_leaves_the_note_as_it_is(run):
     path, study, _ = run
-    before = Provenance.read(RunDirectory(path))
+    before = (path / "run.json").read_bytes()
     study.run(path)
-    after = Provenance.read(RunDirectory(path))
-    assert after.seconds > before.seconds > 0
-    assert after.begun == before.begun
-    assert after.versions["keras"] == keras.__version__
-    assert after.backend == keras.backend.backend()
+    assert (path / "run.json").read_bytes() == before
+    made = Provenance.read(RunDirectory(path))
+    assert made.seconds > 0
+    assert made.versions["keras"] == keras.__version__
+    assert made.backend == keras.backend.backend()
+
+
+def test_time_adds_up_over_resumes(tmp_path, monkeypatch):
+    clock = iter([10.0, 13.0, 100.0, 104.0])
+    monkeypatch.setattr("shrinkage.study.provenance.time.monotonic", lambda: next(clock))
+    place = RunDirectory(tmp_path)
+    with pytest.raises(KeyboardInterrupt), noted(place, "jax", "cpu"):
+        raise KeyboardInterrupt
+    first = Provenance.read(place)
+    with noted(place, "jax", "cpu"):
+        pass
+    second = Provenance.read(place)
+    assert (first.seconds, second.seconds) == (3.0, 7.0)
+    assert second.begun == first.begun
 
 
 @pytest.mark.parametrize("damage", ["missing", "foreign", "cut", "empty"])

@@ -6,6 +6,7 @@ Losses are data losses in the unit of the loss; accuracies and shares are fracti
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -243,7 +244,7 @@ class Facts:
     seen
         The arms whose mistakes are known.
     name, directory, classification, over, folds, seeds, epochs, verdict, arms, validation, curves, network, \
-    layers, sizes, trials, data, model, optimizer, loss, study, provenance
+    layers, sizes, trials, data, model, optimizer, loss, study, provenance, command
         As their types say; ``epochs`` is the longest training's.
     """
 
@@ -271,6 +272,7 @@ class Facts:
     loss: str
     study: str
     provenance: Provenance
+    command: str
 
 
 def facts(results: Results) -> Facts:
@@ -316,6 +318,7 @@ def facts(results: Results) -> Facts:
         loss=evidence.loss,
         study=_shareable(results),
         provenance=results.provenance,
+        command=_command(results),
     )
 
 
@@ -359,6 +362,14 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
         next_steps=tuple(step for step in dict.fromkeys(steps) if step),
         notes=summary.notes,
     )
+
+
+def _command(results: Results) -> str:
+    """Return what makes the run again from its own study file, wherever that lies now."""
+    own = [str(results.fields.get(key, "")) for key in ("model", "data")]
+    code = " --allow-code" if any(":" in name and not name.startswith("shrinkage.") for name in own) else ""
+    study = shlex.quote(str(results.directory / "study.toml"))
+    return f"KERAS_BACKEND={results.provenance.backend} shrinkage run {study} -o NEW_DIRECTORY{code}"
 
 
 def _enough(summary: Summary) -> str:

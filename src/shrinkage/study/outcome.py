@@ -55,6 +55,7 @@ def conclude(
     if summary.recommended is not None:
         trial = best[summary.recommended.arm]
         _save_best(bench, directory, trial, weights(trial))
+    write_json(directory.summary, summary.to_json())  # whatever a user's layer does when it is looked at
     evidence = _look(bench, directory, summary, best, weights)
     write_json(directory.summary, {**summary.to_json(), "evidence": evidence.to_json()})
     return summary

@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,9 +34,7 @@ class Provenance:
     begun
         When the run was first begun: UTC, ISO 8601.
     seconds
-        Wall time spent by all commands that went on with the run, save those that were killed.
-    command
-        What reproduces the run from its own ``study.toml``.
+        Wall time of all commands that trained for the run, save those that were killed.
     """
 
     versions: dict[str, str]
@@ -49,7 +46,6 @@ class Provenance:
     memory: float
     begun: str
     seconds: float
-    command: str
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Self | None:
@@ -65,7 +61,7 @@ def noted(directory: RunDirectory, backend: str, devices: str) -> Iterator[None]
     try:
         yield
     finally:
-        now, before = _here(directory, backend, devices), None
+        now, before = _here(backend, devices), None
         with suppress(ValueError):  # a damaged note is written anew
             before = Provenance.read(directory)
         seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
@@ -73,8 +69,7 @@ def noted(directory: RunDirectory, backend: str, devices: str) -> Iterator[None]
         write_json(directory.provenance, as_json(now))
 
 
-def _here(directory: RunDirectory, backend: str, devices: str) -> Provenance:
-    study = shlex.quote(str(directory.path / "study.toml"))
+def _here(backend: str, devices: str) -> Provenance:
     return Provenance(
         versions=_versions(),
         backend=backend,
@@ -85,7 +80,6 @@ def _here(directory: RunDirectory, backend: str, devices: str) -> Provenance:
         memory=_memory(),
         begun=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=0.0,
-        command=f"KERAS_BACKEND={backend} shrinkage run {study} -o NEW_DIRECTORY",
     )
 
 

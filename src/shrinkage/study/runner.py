@@ -218,6 +218,9 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     The caller holds the directory's lock.
     """
     store = _open(bench, directory)  # what is refused leaves no note in a directory of another run
+    todo = design.pending(bench.trials, store.finished())
+    if not todo and directory.provenance.exists():  # nothing new is made here: the note stays true
+        return _run(bench, directory, store, observer)
     with noted(directory, keras.backend.backend(), _devices()):
         return _run(bench, directory, store, observer)
 
