@@ -200,6 +200,7 @@ def test_the_main_job_runs(tmp_path):
     assert frame["val_accuracy"].max() > 0.2  # these are real digits: one epoch is better than chance
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_the_mnist_sweep_runs_and_validation_chooses(tmp_path, rng):
     data = images(tmp_path / "data.npz", 10, rng)
@@ -260,6 +261,7 @@ def test_a_script_teaches_takes_options_and_does_nothing_when_imported(name, cap
     assert capsys.readouterr().out.startswith("usage: ")
 
 
+@pytest.mark.thorough
 def test_conv2d_regularizers_puts_three_recipes_on_three_networks(capsys):
     tables = script("conv2d_regularizers.py").main(["--samples", "16", "--epochs", "1"])
     assert set(tables) == {"with_l2", "with_l1_and_dropout", "with_l1l2_and_batch_norm"}
@@ -287,6 +289,7 @@ def test_conv2d_regularizers_puts_three_recipes_on_three_networks(capsys):
     assert (printed.count("No findings."), printed.count("SH205"), printed.count("SH201")) == (1, 2, 1)
 
 
+@pytest.mark.thorough
 def test_smaller_model_trades_accuracy_for_size_and_compacts(tmp_path, capsys, monkeypatch):
     figure, module = tmp_path / "curve.png", script("smaller_model.py")
     monkeypatch.setattr(module, "STRENGTHS", (0.0, 0.02))
@@ -319,6 +322,7 @@ def test_the_textures_are_the_same_each_time_and_all_classes_are_there():
     assert not np.array_equal(x, module.textures(8, 16, seed=1)[0])
 
 
+@pytest.mark.thorough
 def test_dense_regularizers_trains_with_and_without(capsys):
     module = script("dense_regularizers.py")
     rows = module.main(["--samples", "64", "--epochs", "1"])

@@ -137,7 +137,13 @@ OPTIMIZERS = sorted(
 )
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# Each has a state and a step of its own; every run of the tests takes a few, the thorough ones the rest.
+QUICK = ("Adafactor", "Adam", "Muon", "SGD")
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(o, marks=pytest.mark.thorough) for o in OPTIMIZERS if o not in QUICK)]
+)
 def test_the_same_curves_with_every_optimizer(name):
     assert len(OPTIMIZERS) >= 13
     the_task = task(optimizer=getattr(keras.optimizers, name)(), learning_rate=None)
@@ -185,7 +191,9 @@ PROXIMAL = {
 }
 
 
-@pytest.mark.parametrize("name", PROXIMAL)
+@pytest.mark.parametrize(
+    "name", ["adam", *(pytest.param(o, marks=pytest.mark.thorough) for o in PROXIMAL if o != "adam")]
+)
 def test_the_same_curves_and_zeros_with_proximal_steps(name):
     """In one program whose lanes are charged on weights, on units, or not at all."""
     lanes = [Lane(arm, None if arm == "none" else 0.1, 0) for arm in SPARSE]

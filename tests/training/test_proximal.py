@@ -119,7 +119,6 @@ KINDS = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    # Below √5 · STRENGTH, the norm of the data gradient at the solution, so that they go on to the end.
     # Less than √5 · STRENGTH, the least norm of the data gradient at the solution: clipping never ends.
     "clipnorm": {"clipnorm": 0.2},
     "clipvalue": {"clipvalue": 0.08},
@@ -131,7 +130,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weight decay": {"weight_decay": 2e-6},  # weak: it moves the solution
     "loss scale": {},
 }
-RUNS = [(name, option) for name, kind in KINDS.items() for option in itertools.chain(OPTIONS, kind.own)]
+# Every run of the tests takes all optimizers plainly and all options of two; the thorough ones take the rest.
+RUNS = [
+    pytest.param(
+        name, option, marks=() if option == "plain" or name in ("SGD", "Adam") else pytest.mark.thorough
+    )
+    for name, kind in KINDS.items()
+    for option in itertools.chain(OPTIONS, kind.own)
+]
 
 
 def made(name: str, option: str) -> tuple[Any, int]:
