@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -54,6 +54,14 @@ class Provenance:
         return None if stored is None else from_json(cls, stored)
 
 
+def is_noted(directory: RunDirectory) -> bool:
+    """Return whether a run directory has a note that can be read; a damaged one is to be written anew."""
+    try:
+        return Provenance.read(directory) is not None
+    except ValueError:
+        return False
+
+
 @contextmanager
 def noted(directory: RunDirectory, backend: str, devices: str) -> Iterator[None]:
     """Note where what happens inside is done, and how long it takes, in ``run.json``."""
@@ -61,9 +69,8 @@ def noted(directory: RunDirectory, backend: str, devices: str) -> Iterator[None]
     try:
         yield
     finally:
-        now, before = _here(backend, devices), None
-        with suppress(ValueError):  # a damaged note is written anew
-            before = Provenance.read(directory)
+        now = _here(backend, devices)
+        before = Provenance.read(directory) if is_noted(directory) else None
         seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
         now = replace(now, seconds=seconds, begun=before.begun if before else now.begun)
         write_json(directory.provenance, as_json(now))

@@ -22,7 +22,7 @@ from shrinkage.recipe import Recipe, bind, strip
 from shrinkage.study import design, selection
 from shrinkage.study.design import Trial
 from shrinkage.study.outcome import conclude
-from shrinkage.study.provenance import noted
+from shrinkage.study.provenance import is_noted, noted
 from shrinkage.study.references import ModelSource, model_source
 from shrinkage.study.results import frame
 from shrinkage.study.sizes import Sizes
@@ -219,7 +219,7 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     """
     store = _open(bench, directory)  # what is refused leaves no note in a directory of another run
     todo = design.pending(bench.trials, store.finished())
-    if not todo and directory.provenance.exists():  # nothing new is made here: the note stays true
+    if not todo and is_noted(directory):  # nothing new is made here: the note stays true
         return _run(bench, directory, store, observer)
     with noted(directory, keras.backend.backend(), _devices()):
         return _run(bench, directory, store, observer)
