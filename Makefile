@@ -32,7 +32,7 @@ browser: $(READY)
 # More cases of the same, which take some minutes.
 thorough: $(READY)
 	KERAS_BACKEND=jax $(PYTEST) -m thorough
-	KERAS_BACKEND=tensorflow $(PYTEST) -m thorough tests/training/test_proximal.py
+	KERAS_BACKEND=tensorflow $(PYTEST) -m thorough tests/training/test_proximal.py tests/compact
 
 # Two threads of torch in each of three processes would be in each other's way.
 torch: $(TORCH)/.ready

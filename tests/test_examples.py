@@ -221,6 +221,7 @@ def test_the_mnist_sweep_runs_and_validation_chooses(tmp_path, rng):
     assert swept["test_data_loss"].dropna().index.tolist() == [chosen]
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_the_emnist_study_runs(tmp_path, rng):
     data = images(tmp_path / "data.npz", 47, rng)

@@ -155,8 +155,7 @@ def enliven(model: Any, rng: np.random.Generator) -> None:
         variable.assign(value.astype("float32"))
 
 
-# On JAX each new shape is compiled for itself; there it runs with the thorough tests.
-@(pytest.mark.thorough if keras.backend.backend() == "jax" else lambda test: test)
+@pytest.mark.thorough
 @settings(max_examples=200)
 @given(DRAWN, st.sampled_from([1, 1, 1, 2]), st.booleans(), st.integers(0, 2**16))
 def test_the_function_stays(shrunk, steps, rank, pooled, seed):
