@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,59 @@ def test_an_arms_own_learning_rate_is_pasted_with_it():
     told = facts(replace(found, study=tomli_w.dumps({"arms": arms})))
     assert tomllib.loads(told.verdict.paste.toml)["arms"][0]["learning_rate"] == 0.25
     assert "learning_rate" not in facts(found).verdict.paste.toml
+
+
+# --- the answer -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "enough"),
+    [
+        ("no difference", "no difference", True),
+        ("worse", "no difference", True),
+        ("better", "no difference", False),
+        ("no difference", "better", False),
+        ("worse", "better", False),  # a trade
+        ("no test", "no test", False),
+    ],
+)
+def test_nothing_has_to_be_added_where_nothing_is_shown_to_be_better(accuracy, loss, enough):
+    found = results()
+    best = found.summary.recommended.arm
+    arms = tuple(
+        replace(
+            arm,
+            accuracy=replace(arm.accuracy, verdict=accuracy),
+            data_loss=replace(arm.data_loss, verdict=loss),
+        )
+        if arm.arm == best
+        else arm
+        for arm in found.summary.arms
+    )
+    shown = facts(replace(found, summary=replace(found.summary, arms=arms)))
+    assert shown.verdict.enough == ("none" if enough else "")
+    assert shown.told == ("none", best)
+
+
+def test_where_the_baseline_wins_the_next_best_is_shown_beside_it():
+    found = results()
+    best = found.summary.recommended
+    flat = replace(best, arm="none", strength=None, is_baseline=True)
+    shown = facts(replace(found, summary=replace(found.summary, recommended=flat)))
+    assert shown.told == ("none", best.arm)
+    assert shown.verdict.enough == ""
+    assert any(row.charged for row in shown.network)
+
+
+def test_the_command_to_make_it_again_allows_code_only_where_there_is_some():
+    found = results()
+    again = facts(found).command
+    assert again.startswith("KERAS_BACKEND=jax shrinkage run /tmp/run/study.toml")
+    assert "--allow-code" not in again
+    own = replace(found, study='model = "mine:build"\n' + found.study, directory=Path("/tmp/a b"))
+    with_code = facts(own).command
+    assert "'/tmp/a b/study.toml'" in with_code
+    assert with_code.endswith("--allow-code")
 
 
 # --- drawing ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The figures of the report. They draw the tables of `facts` and compute none of their own."""
+"""The figures of the report. They draw the tables of `rows` and compute none of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup
 
-from shrinkage.report.facts import CurveRow, LayerRow, SizeRow, ValidationRow
+from shrinkage.report.rows import CurveRow, LayerRow, SizeRow, ValidationRow
 from shrinkage.report.svg import Chart, Scale, across, spanning, upward
 from shrinkage.study.stats import Estimate
 from shrinkage.study.words import at_strength, count, number, percent, with_se

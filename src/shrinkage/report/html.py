@@ -23,7 +23,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from shrinkage.report import charts, svg
-from shrinkage.report.facts import ArmRow, CurveRow, Facts, facts
+from shrinkage.report.facts import facts
+from shrinkage.report.rows import ArmRow, CurveRow, Facts
 from shrinkage.study import words
 from shrinkage.study.evidence import ArmEvidence
 from shrinkage.study.results import Results
