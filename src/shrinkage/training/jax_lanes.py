@@ -141,13 +141,24 @@ class Lanes:
 
     # --- what lanes start from ------------------------------------------------------------------------
 
-    def initial(self, seeds: Sequence[int], cells: Sequence[Cell]) -> State:
-        """Return the state before the first step, with axes seeds × cells."""
+    def initial(
+        self,
+        seeds: Sequence[int],
+        cells: Sequence[Cell],
+        starts: Mapping[tuple[int, int], Sequence[NDArray[Any]]] | None = None,
+    ) -> State:
+        """Return the state before the first step, with axes seeds × cells.
+
+        ``starts`` are the weights of the places that begin from others than the model's.
+        """
         # Drawing takes long; the next cohort often has the same seeds.
         self._starts = {seed: self._starts.get(seed) or self._start(seed) for seed in seeds}
-        starts = [self._starts[seed] for seed in seeds]
-        stacked = [np.stack(each) for each in zip(*starts, strict=True)]
+        drawn = [self._starts[seed] for seed in seeds]
+        stacked = [np.stack(each) for each in zip(*drawn, strict=True)]
         spread = [np.repeat(a[:, None], len(cells), axis=1) for a in stacked]
+        for place, given in (starts or {}).items():
+            for leaf, value in zip(spread, self._start(seeds[place[0]], given), strict=True):
+                leaf[place] = value
         if self._rate is not None:
             for column, (arm, _) in enumerate(cells):
                 rate = self.task.rate(arm)
@@ -166,10 +177,10 @@ class Lanes:
         *parts, sums = leaves
         return State(list(parts[:n]), list(parts[n : n + m]), list(parts[n + m :]), sums)
 
-    def _start(self, seed: int) -> list[NDArray[Any]]:
+    def _start(self, seed: int, given: Sequence[NDArray[Any]] | None = None) -> list[NDArray[Any]]:
         model = self.model
-        model.set_weights(self._weights)
-        if self.task.fresh:
+        model.set_weights(list(self._weights if given is None else given))
+        if self.task.fresh and given is None:
             initialise(model, seed)
         else:
             seed_dropout(model, seed)

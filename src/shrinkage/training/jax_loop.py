@@ -25,7 +25,7 @@ from shrinkage.training.cohorts import Cohort, cohorts
 from shrinkage.training.initial import data_order
 from shrinkage.training.jax_lanes import Lanes, Rows, State
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
-from shrinkage.training.task import Keep, Lane, Record, Result, Task
+from shrinkage.training.task import Keep, Lane, Record, Result, Task, Wave
 
 _EVALUATION_BATCH = 128
 _CALL = 1.0  # seconds of work in one call of a program
@@ -58,6 +58,7 @@ class JaxLoop:
         self._made: dict[Lowering, Lanes] = {}
         self._pace = _Pace()
         self._here: Rows | None = None
+        self._starts: Mapping[Lane, Sequence[NDArray[Any]]] = {}
 
     @property
     def choice(self) -> Choice:
@@ -75,12 +76,18 @@ class JaxLoop:
             keep(self.choice.to_json(), "")
         return f"Training with one JAX program ({jax.devices()[0].platform}): {self.choice}."
 
-    def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
+    def run(
+        self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None], wave: Wave | None = None
+    ) -> Iterator[Result]:
         """Train the cohorts that hold any of ``lanes``; yield each of these when it ends."""
-        left = set(lanes)
+        if wave is None:
+            wave = self.task.wave(self.lanes)
+        self._starts, left = wave.starts, set(lanes)
         while left:
             try:
-                yield from climb(self.task, self, self.lanes, left, self._shelf, on_epoch)
+                yield from climb(
+                    wave, self, left, self._shelf, on_epoch, self.task.early_stopping is not None
+                )
             except jax.errors.JaxRuntimeError as error:
                 self._halve(error)
 
@@ -129,7 +136,8 @@ class JaxLoop:
         task, programs = self.task, self._programs()
         charged = jax.device_put(programs.coefficients(cohort.cells))
         if leaves is None:
-            state = jax.device_put(programs.initial(cohort.seeds, cohort.cells))
+            starts = {cohort.place(lane): self._starts[lane] for lane in cohort.lanes if lane in self._starts}
+            state = jax.device_put(programs.initial(cohort.seeds, cohort.cells, starts))
         else:
             state = jax.device_put(programs.unflattened(leaves))
         saved = time.monotonic()

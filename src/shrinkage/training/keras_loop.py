@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -25,7 +25,7 @@ from shrinkage.training.initial import data_order, initialise, seed_dropout, wit
 from shrinkage.training.objective import measure_data_loss
 from shrinkage.training.proximal import Proximal
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
-from shrinkage.training.task import Keep, Lane, Record, Result, Task
+from shrinkage.training.task import Keep, Lane, Record, Result, Task, Wave
 
 _EVALUATION_BATCH = 512
 
@@ -86,6 +86,7 @@ class KerasLoop:
         self.task, self.lanes, self._why = task, tuple(lanes), why
         self._compiled: dict[str, _Compiled] = {}
         self._shelf: Shelf = Memory()
+        self._starts: Mapping[Lane, Sequence[NDArray[Any]]] = {}
 
     def decide(self, stored: Mapping[str, Any] | None, keep: Keep, shelf: Any = None) -> str:
         """There is one way to run lanes, and nothing to keep."""
@@ -95,10 +96,16 @@ class KerasLoop:
             f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time{why}."
         )
 
-    def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
+    def run(
+        self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None], wave: Wave | None = None
+    ) -> Iterator[Result]:
         """Train the lanes one after the other; yield each when it ends."""
-        everyone = self.lanes if self.task.rungs else lanes
-        yield from climb(self.task, self, everyone, set(lanes), self._shelf, on_epoch)
+        if wave is None:
+            wave = self.task.wave(self.lanes)
+        if not wave.rungs:  # nobody is compared with anybody
+            wave = replace(wave, lanes=tuple(lanes))
+        self._starts = wave.starts
+        yield from climb(wave, self, set(lanes), self._shelf, on_epoch, self.task.early_stopping is not None)
 
     def cohorts(self, lanes: Sequence[Lane]) -> Sequence[Cohort]:
         """Return each lane by itself."""
@@ -132,7 +139,7 @@ class KerasLoop:
         """Train a phase of a lane; return what gets its state."""
         task, (track,) = self.task, running
         compiled = self._arm(track.lane.arm)
-        _reset(compiled, track.lane, task.fresh)
+        _reset(compiled, track.lane, task.fresh, self._starts.get(track.lane))
         for variable, value in zip(compiled.variables, leaves or (), strict=leaves is not None):
             variable.assign(value[0, 0])
         rows = _Shuffled(task, task.splits[track.lane.split].train, track.lane.seed)
@@ -224,9 +231,9 @@ def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
     return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
 
-def _reset(compiled: _Compiled, lane: Lane, fresh: bool) -> None:
-    compiled.model.set_weights(list(compiled.weights))
-    if fresh:
+def _reset(compiled: _Compiled, lane: Lane, fresh: bool, start: Sequence[NDArray[Any]] | None) -> None:
+    compiled.model.set_weights(list(compiled.weights if start is None else start))
+    if fresh and start is None:
         initialise(compiled.model, lane.seed)
     else:
         seed_dropout(compiled.model, lane.seed)

@@ -9,8 +9,8 @@ is one phase, from the first epoch to the last.
 A penalty acts late: it holds back what a network learns last. Early on, strengths that will differ still look
 alike, and the lowest loss among them is chance; by loss alone the weak ones win each early rung, and the
 strong ones that a noisy set needs are gone. So losses within a margin of the lowest count as equal, and of
-equals the stronger goes on. The margin is wide early and 0 at the end: ``ALIKE`` times the epochs to come
-over those so far. ``benchmarks/halving.py`` shows what that chooses, next to the full grid.
+equals the stronger goes on. The margin is wide early and 0 at the end: ``Wave.alike`` times the epochs to
+come over those so far. ``benchmarks/halving.py`` shows what that chooses, next to the full grid.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from shrinkage.training.checkpoint import Running, Shelf, name_of, pack, unpack
 from shrinkage.training.cohorts import Cell, Cohort
-from shrinkage.training.task import Lane, Record, Result, Task
+from shrinkage.training.task import ALIKE as ALIKE
+from shrinkage.training.task import Lane, Record, Result, Wave
 
 REDUCTION = 2  # every second strength goes on from a rung
-ALIKE = 0.005  # of the lowest loss, where as many epochs are to come as there were
 
 Leaves = Sequence[NDArray[Any]]  # a cohort's state, each with the axes seeds × cells first
 Save = Callable[[Leaves, int], None]
@@ -117,31 +117,29 @@ def survivors(scores: Mapping[Cell, float], counts: Mapping[str, int], rung: int
 
 
 def climb(
-    task: Task,
+    wave: Wave,
     loop: Climber,
-    lanes: Sequence[Lane],
     wanted: set[Lane],
     shelf: Shelf,
     on_epoch: Callable[[Record], None],
+    early_stopping: bool,
 ) -> Iterator[Result]:
-    """Train lanes from rung to rung; yield each that is wanted when it ends.
+    """Train a wave from rung to rung; yield each lane that is wanted when it ends.
 
     Parameters
     ----------
-    lanes
-        All lanes of the study, finished ones included: they decide who is stopped.
     wanted
         Those whose results are asked for; each leaves the set when it is yielded.
     shelf
         Where cohorts wait between phases. What lies there is taken up again.
     """
-    alive, before = tuple(lanes), dict[Lane, _Reached]()
+    alive, before = wave.lanes, dict[Lane, _Reached]()
     counts: dict[str, int] = {}
-    for arm, _ in dict.fromkeys((lane.arm, lane.strength) for lane in lanes):
+    for arm, _ in dict.fromkeys((lane.arm, lane.strength) for lane in alive):
         counts[arm] = counts.get(arm, 0) + 1
-    stops = (*task.rungs, task.epochs)
+    stops = (*wave.rungs, wave.epochs)
     for rung, (start, stop) in enumerate(zip((0, *stops), stops, strict=False)):
-        last, here = stop == task.epochs, dict[Lane, _Reached]()
+        last, here = stop == wave.epochs, dict[Lane, _Reached]()
         phase = Phase(start, stop, last, on_epoch)
         for cohort in loop.cohorts(alive):
             if last and not wanted.intersection(cohort.lanes):
@@ -149,8 +147,8 @@ def climb(
             here |= yield from _through(loop, cohort, phase, wanted, before, shelf)
         if last:
             return
-        margin = ALIKE * (task.epochs - stop) / stop
-        kept = survivors(_scores(here, task.early_stopping is not None), counts, rung, margin)
+        margin = wave.alike * (wave.epochs - stop) / stop
+        kept = survivors(_scores(here, early_stopping), counts, rung, margin)
         for lane, reached in here.items():
             if (lane.arm, lane.strength) not in kept and lane in wanted:
                 wanted.discard(lane)

@@ -15,6 +15,8 @@ from shrinkage.training.objective import Objective
 
 Rows = NDArray[np.intp]
 
+ALIKE = 0.005  # of the lowest loss, where as many epochs are to come as there were; see `training.rungs`
+
 
 @dataclass(frozen=True)
 class Split:
@@ -87,6 +89,10 @@ class Task:
     scaled: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
     weights: NDArray[Any] | None = None
 
+    def wave(self, lanes: Sequence[Lane]) -> Wave:
+        """Return these lanes as they are trained where nothing else is said."""
+        return Wave(tuple(lanes), self.epochs, self.rungs)
+
     def rate(self, arm: str) -> float | None:
         """Return the learning rate of an arm; None for the optimizer's own."""
         return self.rates.get(arm, self.learning_rate)
@@ -95,6 +101,30 @@ class Task:
         """Return (inputs, targets) of these rows, with their weights where there are any."""
         x, y = self.scaled(self.x[rows]), self.y[rows]
         return (x, y) if self.weights is None else (x, y, self.weights[rows])
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Lanes that are trained together: they decide who shares a program, and who is stopped at rungs.
+
+    Parameters
+    ----------
+    lanes
+        All of them, finished ones included.
+    epochs
+        How long each is trained.
+    rungs, alike
+        Epochs after which the worst strengths of each arm are stopped, ascending, and which losses count as
+        equal then; see :mod:`shrinkage.training.rungs`.
+    starts
+        Weights, in the order of ``model.get_weights()``, of the lanes that begin from others than the task's.
+    """
+
+    lanes: tuple[Lane, ...]
+    epochs: int
+    rungs: tuple[int, ...] = ()
+    alike: float = ALIKE
+    starts: Mapping[Lane, Sequence[NDArray[Any]]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -144,8 +174,13 @@ class Loop(Protocol):
         """
         ...
 
-    def run(self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None]) -> Iterator[Result]:
-        """Train the lanes; call ``on_epoch`` after each epoch, and yield each lane when it ends."""
+    def run(
+        self, lanes: Sequence[Lane], on_epoch: Callable[[Record], None], wave: Wave | None = None
+    ) -> Iterator[Result]:
+        """Train the lanes; call ``on_epoch`` after each epoch, and yield each lane when it ends.
+
+        ``wave`` holds them and those that are trained with them; by default all lanes of the task.
+        """
         ...
 
     def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
