@@ -43,6 +43,10 @@ class JsonLines:
         """Write a sentence."""
         self._write("say", {"text": line})
 
+    def more(self, total: int, why: str) -> None:
+        """Write that a search goes on, and how many trials there are now."""
+        self._write("more", {"trials": total, "why": why})
+
     def epoch(self, record: Record) -> None:
         """Write the values of an epoch."""
         lane = record.lane

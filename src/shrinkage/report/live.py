@@ -84,6 +84,12 @@ class Live:
         """Show one line."""
         self._console.print(Text(line))
 
+    def more(self, total: int, why: str) -> None:
+        """Say what a search tries next."""
+        with self._lock:
+            self._progress.more(total)
+        self.say(f"{why}: {count(total, 'trials')} in all")
+
     def epoch(self, record: Record) -> None:
         """Take note of an epoch; in a log, say now and then how far the trials that run have come."""
         with self._lock:

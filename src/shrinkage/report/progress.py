@@ -114,12 +114,17 @@ class Progress:
         """Take note of the study, and of the trials that were found finished."""
         self.total, self.length, self._stops = total, spec.training.epochs, spec.stops
         self._each = len(spec.seeds) * (spec.folds or 1)
-        self._planned = _epochs(spec)
+        self._planned = _epochs(spec) if spec.is_settled else float(total * spec.training.epochs)
         self.done, self._begun = len(found), time.monotonic()
         for row in found:
             self._count((row["arm"], row["strength"]), row["state"], row["val_data_loss"])
         self._worked = self._planned * len(found) / max(total, 1)
         self._pace = deque([(self._begun, self._worked)])
+
+    def more(self, total: int) -> None:
+        """Take note that a search asks for more trials: ``total`` in all."""
+        self._planned += (total - self.total) * self.length
+        self.total = total
 
     def epoch(self, record: Record) -> None:
         """Take note of an epoch of a trial."""

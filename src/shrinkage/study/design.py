@@ -12,6 +12,7 @@ import numpy as np
 
 from shrinkage.errors import SpecError
 from shrinkage.recipe.recipe import Recipe
+from shrinkage.study.search import Asked, Space, Step, strategy
 from shrinkage.study.spec import Arm, StudySpec
 from shrinkage.training.task import Lane, Split
 
@@ -20,7 +21,7 @@ _SPLIT_SEED = 0  # splits are fixed: two studies of the same data see the same o
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run; ``fold`` is -1 in a holdout study, ``key`` a hash of what determines the result."""
+    """One training run; ``fold`` is -1 where there is one split, ``key`` a hash of what determines it."""
 
     arm: str
     strength: float | None
@@ -39,27 +40,42 @@ class Trial:
         return self.arm, self.strength
 
 
-def trials(spec: StudySpec, facts: Mapping[str, Any]) -> tuple[Trial, ...]:
-    """Return every trial of a study, cell by cell, the baseline first.
+def trials(
+    spec: StudySpec,
+    facts: Mapping[str, Any],
+    step: Step | None = None,
+    before: Mapping[Asked, Trial] | None = None,
+) -> tuple[Trial, ...]:
+    """Return the trials that a step of the study's search asks for; by default those of its first step.
 
     ``facts`` are what determines results beyond the spec: fingerprints of the data and the model, and the
-    backend.
+    backend. ``before`` holds the trials of earlier steps, whose weights others may begin from.
     """
-    folds = range(spec.folds) if spec.folds else (-1,)
-    return tuple(
-        Trial(arm.name, strength, seed, fold, _key(spec, facts, arm, strength, seed, fold))
-        for arm in spec.all_arms
-        for strength in arm.values()
-        for seed in spec.seeds
-        for fold in folds
-    )
+    step = next(strategy(Space(spec))) if step is None else step
+    arms = {arm.name: arm for arm in spec.all_arms}
+    found = []
+    for (name, strength), (seed, fold) in step.asked:
+        start = step.after.get((name, strength))
+        begins = None if start is None or before is None else before[start, (seed, fold)].key
+        key = _key(spec, facts, arms[name], strength, seed, fold, step, begins)
+        found.append(Trial(name, strength, seed, fold, key))
+    return tuple(found)
 
 
 def _key(
-    spec: StudySpec, facts: Mapping[str, Any], arm: Arm, strength: float | None, seed: int, fold: int
+    spec: StudySpec,
+    facts: Mapping[str, Any],
+    arm: Arm,
+    strength: float | None,
+    seed: int,
+    fold: int,
+    step: Step,
+    begins: str | None,
 ) -> str:
     recipe = Recipe(arm.recipe)
+    own = {"epochs": step.epochs, "begins": begins}
     content = {
+        **{name: value for name, value in own.items() if value is not None},
         **facts,
         "recipe": (recipe if strength is None else recipe.at(strength)).to_list(),
         "arm": arm.name,
@@ -70,7 +86,7 @@ def _key(
         "validation": None if spec.folds else spec.holdout,
         "initial": spec.initial,
         "training": spec.training.model_dump(mode="json"),
-        "rungs": spec.stops,
+        "rungs": step.rungs,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from shrinkage.errors import ShrinkageWarning
 from shrinkage.recipe import Recipe, apply, strip
-from shrinkage.study import examine
+from shrinkage.study import examine, words
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
@@ -23,6 +24,7 @@ from shrinkage.training.objective import best_guess
 
 if TYPE_CHECKING:
     from shrinkage.study.runner import Bench
+    from shrinkage.study.waves import Search
 
 
 Weights = Callable[[Trial], Sequence[NDArray[Any]]]
@@ -33,7 +35,7 @@ def conclude(
     directory: RunDirectory,
     finished: Mapping[str, Any],
     scores: Mapping[str, Any],
-    weights: Weights,
+    search: Search,
 ) -> Summary:
     """Compare the arms, look at the trials that stand for them, and write it all; ``summary.json`` last.
 
@@ -43,10 +45,12 @@ def conclude(
         The study, and where it is run.
     finished, scores
         Its trials, and what the reported ones scored on test data, by key.
-    weights
-        Returns what a reported trial was trained to.
+    search
+        What was asked for, and what each trial was trained to.
     """
-    summary = _compare(bench, directory, finished, scores)
+    summary, weights = _compare(bench, directory, finished, scores), search.weights
+    found = search.record()
+    summary = replace(summary, notes=(*summary.notes, *words.search_notes(bench.spec.strategy, found)))
     best = {
         arm.arm: _representative(bench, finished, arm.arm, arm.selection.strength)
         for arm in summary.arms
@@ -55,9 +59,10 @@ def conclude(
     if summary.recommended is not None:
         trial = best[summary.recommended.arm]
         _save_best(bench, directory, trial, weights(trial))
-    write_json(directory.summary, summary.to_json())  # whatever a user's layer does when it is looked at
+    told = {**summary.to_json(), "search": found}
+    write_json(directory.summary, told)  # whatever a user's layer does when it is looked at
     evidence = _look(bench, directory, summary, best, weights)
-    write_json(directory.summary, {**summary.to_json(), "evidence": evidence.to_json()})
+    write_json(directory.summary, {**told, "evidence": evidence.to_json()})
     return summary
 
 
@@ -70,7 +75,7 @@ def _compare(
     return summarise(
         table.drop(columns="key"),
         directory.curves(list(table["key"])),
-        baseline=spec.baseline.name,
+        baseline=spec.baseline.name if spec.baseline.name in set(table["arm"]) else None,
         classification=bench.objective.classification,
         folds=spec.folds,
         one_split=spec.folds is None,

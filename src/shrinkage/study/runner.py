@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 import pandas as pd
 from keras.src.trainers import compile_utils
-from numpy.typing import NDArray
 
 from shrinkage.data import Data
-from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError, TrainingError
+from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError
 from shrinkage.recipe import Recipe, bind, strip
 from shrinkage.study import design, selection
 from shrinkage.study.design import Trial
@@ -25,14 +24,16 @@ from shrinkage.study.outcome import conclude
 from shrinkage.study.provenance import is_noted, noted
 from shrinkage.study.references import ModelSource, model_source
 from shrinkage.study.results import frame
+from shrinkage.study.search import Space
 from shrinkage.study.sizes import Sizes
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
 from shrinkage.study.summary import Summary
+from shrinkage.study.waves import Log, Search, check_budget, named_failures, reason_of
 from shrinkage.training.choose import make_loop
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import make_optimizer
-from shrinkage.training.objective import Objective, resolve_objective
+from shrinkage.training.objective import Objective, best_guess, resolve_objective
 from shrinkage.training.task import Loop, Record, Result, Task
 
 _PRUNED = 8  # full cells whose weights may pile up; to tell which arm leads takes a while
@@ -50,6 +51,9 @@ class Observer(Protocol):
     def say(self, line: str) -> None:
         """Something worth one line."""
 
+    def more(self, total: int, why: str) -> None:
+        """Take note that the search goes on: ``total`` trials in all now, the new ones for ``why``."""
+
     def epoch(self, record: Record) -> None:
         """Take note of an epoch of a trial that has ended."""
 
@@ -64,6 +68,9 @@ class Silent:
         """Show nothing."""
 
     def say(self, line: str) -> None:
+        """Show nothing."""
+
+    def more(self, total: int, why: str) -> None:
         """Show nothing."""
 
     def epoch(self, record: Record) -> None:
@@ -95,6 +102,11 @@ class Observers:
         for observer in self._each:
             observer.say(line)
 
+    def more(self, total: int, why: str) -> None:
+        """Tell each."""
+        for observer in self._each:
+            observer.more(total, why)
+
     def epoch(self, record: Record) -> None:
         """Tell each."""
         for observer in self._each:
@@ -108,7 +120,10 @@ class Observers:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the trials of a study have in common: the task, and what to score on."""
+    """What the trials of a study have in common: the task, and what to score on.
+
+    ``trials`` are those that its search begins with; all of them, where it is a grid.
+    """
 
     spec: StudySpec
     data: Data
@@ -118,6 +133,7 @@ class Bench:
     sizes: Sizes
     facts: Mapping[str, str]
     trials: tuple[Trial, ...]
+    space: Space
 
 
 def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
@@ -162,8 +178,15 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         "backend": keras.backend.backend(),
         "loop": type(loop).__name__,
     }
-    sizes = Sizes(source.build)
-    return Bench(spec, data, source, objective, loop, sizes, facts, design.trials(spec, facts))
+    trials, space = design.trials(spec, facts), Space(spec, _scale(objective, data.y_train))
+    check_budget(spec.budget, len(trials))
+    return Bench(spec, data, source, objective, loop, Sizes(source.build), facts, trials, space)
+
+
+def _scale(objective: Objective, y: Any) -> float:
+    """Return the order of magnitude of a loss: strengths are looked for in its multiples."""
+    guess = best_guess(objective.loss, y)
+    return 10.0 ** round(math.log10(guess)) if guess else 1.0
 
 
 def _check_objective(objective: Objective, model: Any, data: Data) -> None:
@@ -184,12 +207,8 @@ def _check_objective(objective: Objective, model: Any, data: Data) -> None:
         except Exception as error:  # Keras and its backends raise many kinds
             raise ModelError(
                 f"The {what} {entry!r} does not fit targets of shape {y.shape[1:]} and type {y.dtype} "
-                f"with outputs of shape {outputs[1:]}: {_reason(error)}"
+                f"with outputs of shape {outputs[1:]}: {reason_of(error)}"
             ) from error
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def refuse_another(spec: StudySpec, directory: RunDirectory) -> None:
@@ -218,8 +237,8 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     The caller holds the directory's lock.
     """
     store = _open(bench, directory)  # what is refused leaves no note in a directory of another run
-    todo = design.pending(bench.trials, store.finished())
-    if not todo and is_noted(directory):  # nothing new is made here: the note stays true
+    is_over = Log.read(directory).ended is not None and not design.pending(bench.trials, store.finished())
+    if is_over and is_noted(directory):  # nothing new is made here: the note stays true
         return _run(bench, directory, store, observer)
     with noted(directory, keras.backend.backend(), _devices()):
         return _run(bench, directory, store, observer)
@@ -233,26 +252,30 @@ def _devices() -> str:
 
 
 def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Observer) -> Summary:
-    spec = bench.spec
-    found = store.finished()
-    todo = design.pending(bench.trials, found)
-    observer.begin(spec, len(bench.trials), list(found.values()))
-    _decide(bench, directory, observer, bool(todo))
-    left, full = Counter(trial.cell for trial in todo), 0
-    for trial, result in _trained(bench, todo, observer):
+    spec, search = bench.spec, Search(bench, directory, store, observer)
+    before = store.finished()
+    observer.begin(spec, len(bench.trials), list(before.values()))
+    _decide(bench, directory, observer, search.log.ended is None)
+    left, full = Counter(trial.cell for trial in bench.trials if trial.key not in before), 0
+    for trial, result in search.run():
         _store(bench, trial, result, directory, store)
         observer.trial(trial, result)
         left[trial.cell] -= 1
-        if not left[trial.cell]:
+        if spec.is_settled and not left[trial.cell]:  # what a search will ask for is not known
             full += 1
             if full % _PRUNED == 0:
                 _prune(bench, directory, store)
-    directory.checkpoints.clear()
-    finished = store.finished()
-    scores = _score(bench, directory, _table(spec, finished), observer)
-    return conclude(
-        bench, directory, finished, scores, lambda trial: _weights(bench, directory, trial, observer)
-    )
+    bench, finished = _decisive(replace(bench, trials=search.trials), store.finished())
+    scores = _score(bench, directory, _table(spec, finished), observer, search)
+    return conclude(bench, directory, finished, scores, search)
+
+
+def _decisive(bench: Bench, finished: Mapping[str, Any]) -> tuple[Bench, Mapping[str, Any]]:
+    """Return the trials that the choice is made of, if there are any: not those that explored elsewhere."""
+    done = [t for t in bench.trials if t.key in finished]
+    choosing = set(bench.space.choosing)
+    own = [t for t in done if (t.seed, t.fold) in choosing] or done
+    return replace(bench, trials=tuple(own)), {t.key: finished[t.key] for t in own}
 
 
 def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
@@ -272,23 +295,6 @@ def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
     return store
 
 
-def _trained(bench: Bench, todo: tuple[Trial, ...], observer: Observer) -> Iterator[tuple[Trial, Result]]:
-    by_lane = {trial.lane: trial for trial in todo}
-    with _named_failures():
-        for result in bench.loop.run([trial.lane for trial in todo], observer.epoch):
-            yield by_lane[result.lane], result
-
-
-@contextmanager
-def _named_failures() -> Iterator[None]:
-    try:
-        yield
-    except (ShrinkageError, BrokenPipeError):  # the pipe is an observer's, whose reader has gone
-        raise
-    except Exception as error:  # whatever Keras, its backend or a user's layer raises
-        raise TrainingError(f"Training failed with {type(error).__name__}: {_reason(error)}") from error
-
-
 def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: bool) -> None:
     """Decide how trials are trained, as an earlier run of the directory did, and say it."""
 
@@ -298,7 +304,7 @@ def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: b
             observer.say(line)
 
     stored = directory.read_json(directory.plan)
-    with _named_failures():
+    with named_failures():
         line = bench.loop.decide(stored, keep, directory.checkpoints) if trains or stored else ""
     if trains:
         observer.say(line)
@@ -310,7 +316,9 @@ def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: b
 
 
 def _digest(spec: StudySpec, trials: tuple[Trial, ...]) -> str:
-    content = [spec.name, [t.key for t in trials]]
+    content: list[Any] = [spec.name, [t.key for t in trials]]
+    if not spec.is_settled:
+        content += [spec.strategy, spec.tolerance, spec.budget]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
@@ -321,8 +329,11 @@ def _store(bench: Bench, trial: Trial, result: Result, directory: RunDirectory, 
     if result.state == "complete":
         directory.write_weights(trial.key, result.weights)
         sizes = bench.sizes.of(result.weights)
-    at_rungs = [result.records[epoch - 1] for epoch in bench.spec.stops if epoch <= len(result.records)]
-    rungs = {record.epoch: record.values["val_data_loss"] for record in at_rungs}
+    rungs = {
+        epoch: result.records[epoch - 1].values["val_data_loss"]
+        for epoch in bench.spec.stops
+        if epoch <= len(result.records)
+    }
     store.add(trial, result.state, {"epochs": result.best, **result.values, **sizes}, rungs)
 
 
@@ -346,7 +357,7 @@ def _chosen_cells(table: pd.DataFrame) -> set[tuple[str, float | None]]:
 
 
 def _score(
-    bench: Bench, directory: RunDirectory, table: pd.DataFrame, observer: Observer
+    bench: Bench, directory: RunDirectory, table: pd.DataFrame, observer: Observer, search: Search
 ) -> Mapping[str, Any]:
     """Score the chosen cell of each arm on the test split, each trial once."""
     scores = directory.test_scores()
@@ -356,20 +367,9 @@ def _score(
         observer.say(f"Scoring {len(todo)} trials of the reported arms on the test split, once.")
     x, y = bench.data.scaled(bench.data.x_test) if todo else None, bench.data.y_test
     for trial in todo:
-        values = bench.loop.score(trial.lane, _weights(bench, directory, trial, observer), x, y)
+        values = bench.loop.score(trial.lane, search.weights(trial), x, y)
         scores[trial.key] = {f"test_{name}": value for name, value in values.items()}
     if todo:
         directory.write_test_scores(scores)
     directory.keep_weights([t.key for t in bench.trials if t.cell in chosen])
     return scores
-
-
-def _weights(
-    bench: Bench, directory: RunDirectory, trial: Trial, observer: Observer
-) -> Sequence[NDArray[Any]]:
-    """Return the weights of a reported trial; those that were removed by hand are trained again."""
-    weights = directory.read_weights(trial.key)
-    if weights is None:  # to the same bits
-        weights = tuple(next(_trained(bench, (trial,), observer))[1].weights)
-        directory.write_weights(trial.key, weights)
-    return weights

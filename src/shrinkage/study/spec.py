@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -130,10 +131,7 @@ class Arm(_Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        varies = _recipe(self.recipe).varies
-        if varies and self.strengths is None:
-            raise ValueError(f"arm {self.name!r} leaves its strength open; give it strengths")
-        if self.strengths is not None and not varies:
+        if self.strengths is not None and not self.is_open:
             raise ValueError(f"arm {self.name!r} has strengths, but no rule of its recipe says strength")
         if not self.values():
             raise ValueError(f"arm {self.name!r} needs a strength above 0; 0 alone is the arm {BASELINE!r}")
@@ -141,8 +139,13 @@ class Arm(_Part):
             raise ValueError(f"the arm {BASELINE!r} is the one without penalties; give this one another name")
         return self
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the recipe leaves its strength open."""
+        return _recipe(self.recipe).varies
+
     def values(self) -> tuple[float | None, ...]:
-        """Return the strengths to train, ascending, without 0 (the shared baseline); (None,) if fixed."""
+        """Return the strengths named, ascending, without 0 (the shared baseline); (None,) if none are."""
         if self.strengths is None:
             return (None,)
         grid = self.strengths.values() if isinstance(self.strengths, Range) else self.strengths
@@ -190,11 +193,19 @@ class StudySpec(_Part):
     Parameters
     ----------
     strategy
-        ``"grid"``: every strength is trained to the end; ``"halving"``: after each of ``rungs`` only the
-        better half of each arm's strengths goes on.
+        How strengths are searched. ``"grid"``: every one that is named is trained to the end, the default
+        where all are named. ``"auto"``, the default else, finds the range by itself and looks closer until
+        the answer is known. ``"refine"``: a grid, then closer around the best. ``"halving"``: after each of
+        ``rungs`` only the better half of each arm's strengths goes on. ``"path"``: from the weakest upwards,
+        each from the weights of the one before. ``"bayes"``: Optuna's sampler proposes.
     rungs
-        Epochs after which strengths are stopped, ascending; by default after a twelfth, a sixth and a
-        third of them.
+        Epochs after which ``"halving"`` stops strengths, ascending; by default after a twelfth, a sixth and
+        a third of them.
+    tolerance
+        ``"auto"`` and ``"refine"`` stop when what other strengths could still win of the validation data
+        loss is within so many standard errors.
+    budget
+        When a search ends at the latest: a time, as in ``"10 min"``, or a number of trials.
     """
 
     name: _Name = "study"
@@ -207,8 +218,10 @@ class StudySpec(_Part):
     folds: Annotated[int, Field(strict=True, ge=2)] | None = None
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = (0, 1, 2, 3, 4)
     training: Training = Training()
-    strategy: Literal["grid", "halving"] = "grid"
+    strategy: Literal["auto", "grid", "refine", "halving", "path", "bayes"] = "auto"
     rungs: tuple[_Count, ...] | None = None
+    tolerance: Annotated[_Number, Field(ge=0)] = 1.0
+    budget: int | str | None = None
     arms: tuple[Arm, ...]
     storage: str | None = None
 
@@ -220,6 +233,14 @@ class StudySpec(_Part):
         if isinstance(given, (list, tuple)):
             return given
         raise ValueError("must be how many seeds, 1 to 10,000, or a list of whole numbers")
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _time_or_trials(cls, given: Any) -> Any:
+        many = isinstance(given, int) and not isinstance(given, bool) and given >= 1
+        if given is None or many or (isinstance(given, str) and seconds(given)):
+            return given
+        raise ValueError('must be a number of trials, or a time as in "90 s", "10 min" or "2 h"')
 
     @field_validator("model_options")
     @classmethod
@@ -245,12 +266,21 @@ class StudySpec(_Part):
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be distinct, and at least one")
+        unnamed = next((arm.name for arm in self.arms if arm.is_open and arm.strengths is None), None)
+        if unnamed is None and "strategy" not in self.model_fields_set:
+            self.__dict__["strategy"] = "grid"  # there is nothing to find; the study is still being made
+        if unnamed is not None and self.strategy in ("grid", "halving"):
+            raise ValueError(f"arm {unnamed!r} leaves its strength open; give it strengths")
+        if self.is_settled and self.budget is not None:
+            raise ValueError(
+                f'budget goes with a search, and strategy = "{self.strategy}" trains what it names'
+            )
         self._check_rungs()
         return self
 
     def _check_rungs(self) -> None:
         rungs, epochs = self.rungs, self.training.epochs
-        if self.strategy == "grid":
+        if self.strategy != "halving":
             if rungs is not None:
                 raise ValueError('rungs go with strategy = "halving"; without it every strength is trained')
         elif epochs < 2:
@@ -259,12 +289,27 @@ class StudySpec(_Part):
             raise ValueError(f"rungs must ascend and lie below the {epochs} epochs; got {list(rungs)}")
 
     @property
+    def is_settled(self) -> bool:
+        """Whether all trials are known before the first is trained."""
+        return self.strategy in ("grid", "halving")
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The epochs after which strengths are stopped; none of a full grid."""
-        if self.strategy == "grid":
+        if self.strategy != "halving":
             return ()
         epochs = self.training.epochs
         return self.rungs or tuple(sorted({max(1, epochs // share) for share in (12, 6, 3)}))
+
+    @property
+    def fold_numbers(self) -> Sequence[int]:
+        """The ``fold`` of a trial: from 0 in a study of several splits, -1 in one of a single split."""
+        return range(self.folds) if self.folds else (-1,)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether several splits are drawn independently of each other, so that they overlap as they come."""
+        return False
 
     @property
     def holdout(self) -> float:
@@ -331,6 +376,21 @@ class StudySpec(_Part):
         mine, theirs = (_flat(s.model_dump(mode="json")) for s in (self, other))
         keys = [k for k in dict.fromkeys([*mine, *theirs]) if mine.get(k) != theirs.get(k)]
         return [f"{k}: {_shown(mine, k)} -> {_shown(theirs, k)}" for k in keys]
+
+
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float | None:
+    """Return the seconds that a text like ``"10 min"`` stands for, or None if it stands for no time.
+
+    Examples
+    --------
+    >>> seconds("10 min"), seconds("1.5h"), seconds("soon")
+    (600.0, 5400.0, None)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h)\s*", text)
+    return float(found[1]) * _UNITS[found[2]] if found and float(found[1]) > 0 else None
 
 
 def _recipe(given: Any) -> Recipe:

@@ -44,6 +44,7 @@ _OWN = (
     "run.json",
     "test.json",
     "plan.json",
+    "search.json",
     "checkpoints",
     "validation_curve.png",
     "learning_curves.png",
@@ -133,6 +134,7 @@ class RunDirectory:
         self.pictures = path / "pictures.npz"
         self.models = path / "models"
         self.plan = path / "plan.json"  # how the trials are trained: what the last bits depend on
+        self.search = path / "search.json"  # what the strategy has asked for
         self.checkpoints = Checkpoints(path / "checkpoints")
 
     @property
@@ -214,6 +216,12 @@ class RunDirectory:
         """Return the curves of these trials, one row a trial and epoch."""
         parts = [pd.read_parquet(self.curve(key)) for key in keys if self.curve(key).exists()]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def epochs(self, key: str) -> int:
+        """Return how many epochs a trial was trained; 0 if it has no curve."""
+        from pyarrow import parquet
+
+        return parquet.read_metadata(self.curve(key)).num_rows if self.curve(key).exists() else 0
 
     def weights(self, key: str) -> Path:
         """Return where a trial's weights are kept while they may still be asked for."""
@@ -315,7 +323,7 @@ class TrialStore:
     def __init__(self, directory: Path, url: str | None, name: str) -> None:
         self._url = url or _sqlite(RunDirectory(directory).database)
         self._name = name
-        with _quiet():
+        with quiet():
             try:
                 self._study = _opened(optuna.storages.get_storage(self._url), name)
             except Exception as error:  # whatever the database's driver raises
@@ -378,7 +386,7 @@ class TrialStore:
             # One attribute for all figures: each is a row of its own in the database.
             user_attrs={"key": trial.key, "state": state, "figures": _json_safe(figures)},
         )
-        with _quiet():
+        with quiet():
             self._study.add_trial(frozen)
 
     def finished(self) -> dict[str, dict[str, Any]]:
@@ -412,7 +420,7 @@ def _sqlite(path: Path) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Optuna's log lines out of the progress display."""
     logger = logging.getLogger("optuna")
     before = logger.level

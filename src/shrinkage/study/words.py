@@ -7,7 +7,8 @@ significant digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from shrinkage.study.stats import ALPHA, POWER, Estimate
 from shrinkage.study.summary import Diagnosis, Difference, Measure, Over, Recommendation, Selection, Verdict
@@ -350,6 +351,14 @@ def study_notes(
         verb = "has" if ragged == 1 else "have"
         notes.append(f"{count(ragged, 'cells')} {verb} fewer trials than the others.")
     return tuple(notes)
+
+
+def search_notes(strategy: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say how strengths were searched, and why that ended; nothing of a study that names them all."""
+    if strategy in ("grid", "halving"):
+        return ()
+    looks = "; then ".join(f"{wave['why']}, {count(wave['trials'], 'trials')}" for wave in found["waves"])
+    return f"The search ({strategy}) tried {looks}.", f"It stopped: {found['ended']}"
 
 
 # --- diagnoses -----------------------------------------------------------------------------------------

@@ -1,0 +1,263 @@
+"""The waves of a run: what its strategy asks for, until it stops or the budget is spent."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from shrinkage.errors import ShrinkageError, SpecError, TrainingError
+from shrinkage.study import design
+from shrinkage.study.design import Trial
+from shrinkage.study.search import Asked, Cell, Seen, Step, Unit, strategy
+from shrinkage.study.spec import seconds
+from shrinkage.study.storage import RunDirectory, TrialStore, write_json
+from shrinkage.study.words import duration
+from shrinkage.training.task import Result, Wave
+
+if TYPE_CHECKING:
+    from shrinkage.study.runner import Bench, Observer
+
+
+@dataclass(frozen=True)
+class Log:
+    """What has been asked for, as ``search.json`` keeps it.
+
+    Parameters
+    ----------
+    waves
+        What each was for, and how many trials it added.
+    ended
+        Why the search stopped; None while it goes on.
+    seconds
+        How long it has taken, over all commands that went on with it.
+    """
+
+    waves: tuple[tuple[str, int], ...] = ()
+    ended: str | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> Log:
+        """Return what a run directory has; an empty one if it has none."""
+        stored = directory.read_json(directory.search) or {}
+        waves = tuple((wave["why"], wave["trials"]) for wave in stored.get("waves", ()))
+        return cls(waves, stored.get("ended"), stored.get("seconds", 0.0))
+
+    def write(self, directory: RunDirectory) -> None:
+        """Store it."""
+        waves = [{"why": why, "trials": trials} for why, trials in self.waves]
+        write_json(directory.search, {"waves": waves, "ended": self.ended, "seconds": self.seconds})
+
+
+class Search:
+    """The trials of a run in the order in which they are asked for.
+
+    Parameters
+    ----------
+    bench, directory, store
+        The study, where it is run, and where its trials are stored.
+    observer
+        Told what happens.
+    """
+
+    def __init__(self, bench: Bench, directory: RunDirectory, store: TrialStore, observer: Observer) -> None:
+        self._bench, self._directory, self._store, self._observer = bench, directory, store, observer
+        self._asked: dict[Asked, Trial] = {}
+        self._waves: dict[str, tuple[Step, tuple[Trial, ...]]] = {}  # by key: with whom a trial is trained
+        self.log = Log.read(directory)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The trial of each cell and unit that was asked for."""
+        return tuple(self._asked.values())
+
+    def run(self) -> Iterator[tuple[Trial, Result]]:
+        """Train what is asked for and is not finished, wave by wave; yield each trial when it ends."""
+        before, clock = self.log, _Clock(self._bench.spec.budget, self.log.seconds)
+        self.log = replace(before, waves=())
+        steps = strategy(self._bench.space)
+        step, ended = next(steps), before.ended
+        while True:
+            wave = self._plan(step)
+            self.log = replace(self.log, waves=(*self.log.waves, (step.why, len(wave))), ended=None)
+            if len(self.log.waves) > 1:
+                self._observer.more(len(self._waves), step.why)
+            cut = ""
+            if before.ended is None or len(self.log.waves) < len(before.waves):
+                self._note(clock)
+                cut = yield from self._trained(wave, clock)
+            if len(self.log.waves) == len(before.waves) and before.ended is not None:
+                break
+            try:
+                step = steps.send(self._seen())
+            except StopIteration as stop:
+                ended = stop.value
+                break
+            ended = cut or self._over_budget(step, clock)
+            if ended:
+                break
+        self.log = replace(self.log, ended=ended)
+        self._note(clock)
+
+    def again(self, trial: Trial) -> Sequence[NDArray[Any]]:
+        """Train a finished trial again, to the same bits, and return its weights."""
+        return next(self._results((trial,))).weights
+
+    def record(self) -> dict[str, Any]:
+        """Return what summary.json holds of the search: nothing that depends on how fast it was."""
+        return {
+            "strategy": self._bench.spec.strategy,
+            "waves": [{"why": why, "trials": trials} for why, trials in self.log.waves],
+            "trials": len(self._waves),
+            "row_epochs": self._row_epochs(),
+            "ended": self.log.ended,
+        }
+
+    def _row_epochs(self) -> int:
+        """Return how many rows were trained on, each as often as it was: the work that the search took."""
+        splits = self._bench.loop.task.splits
+        trials = {trial.key: trial for _, wave in self._waves.values() for trial in wave}
+        return sum(len(splits[t.lane.split].train) * self._directory.epochs(key) for key, t in trials.items())
+
+    # --- one wave -------------------------------------------------------------------------------------------
+
+    def _plan(self, step: Step) -> tuple[Trial, ...]:
+        """Return the trials of a step that no earlier one has brought to their end."""
+        found = self._store.finished()
+        ended = {asked for asked, t in self._asked.items() if _is_over(found.get(t.key))}
+        new = replace(step, asked=tuple(asked for asked in dict.fromkeys(step.asked) if asked not in ended))
+        wave = design.trials(self._bench.spec, self._bench.facts, new, self._asked)
+        self._asked |= dict(zip(new.asked, wave, strict=True))
+        self._waves |= {trial.key: (new, wave) for trial in wave}
+        return wave
+
+    def _trained(self, wave: Sequence[Trial], clock: _Clock) -> Generator[tuple[Trial, Result], None, str]:
+        """Train the rest of a wave; return why it was cut short, if it was."""
+        todo = design.pending(wave, self._store.finished())
+        by_lane = {trial.lane: trial for trial in todo}
+        for result in self._results(todo) if todo else ():
+            yield by_lane[result.lane], result
+            clock.worked += len(result.records)
+            if clock.is_spent and len(self.log.waves) > 1:  # the first look is always finished
+                return f"The budget of {self._bench.spec.budget} was spent."
+        self._directory.checkpoints.clear()
+        return ""
+
+    def _results(self, todo: Sequence[Trial]) -> Iterator[Result]:
+        step, trials = self._waves[todo[0].key]
+        starts = {}
+        for trial in trials:
+            start = step.after.get(trial.cell)
+            if start is not None:
+                starts[trial.lane] = self.weights(self._asked[start, (trial.seed, trial.fold)])
+        task = self._bench.loop.task
+        epochs = task.epochs if step.epochs is None else step.epochs
+        wave = Wave(tuple(t.lane for t in trials), epochs, step.rungs, step.alike, starts)
+        with named_failures():
+            yield from self._bench.loop.run([t.lane for t in todo], self._observer.epoch, wave)
+
+    def weights(self, trial: Trial) -> Sequence[NDArray[Any]]:
+        """Return what a trial was trained to; weights that were removed by hand are trained again."""
+        weights = self._directory.read_weights(trial.key)
+        if weights is None:  # to the same bits
+            weights = tuple(self.again(trial))
+            self._directory.write_weights(trial.key, weights)
+        return weights
+
+    # --- what the strategy is told --------------------------------------------------------------------------
+
+    def _seen(self) -> Seen:
+        found = self._store.finished()
+        seen: dict[Cell, dict[Unit, float]] = {}
+        for (cell, unit), trial in self._asked.items():
+            row = found.get(trial.key)
+            if row is not None and row["state"] != "stopped":
+                loss = row["val_data_loss"] if row["state"] == "complete" else None
+                seen.setdefault(cell, {})[unit] = math.inf if loss is None else loss
+        return seen
+
+    def _over_budget(self, step: Step, clock: _Clock) -> str:
+        """Return why a step can't be afforded, or nothing."""
+        spec = self._bench.spec
+        more = sum(asked not in self._asked for asked in step.asked)
+        if isinstance(spec.budget, int) and len(self._waves) + more > spec.budget:
+            return f"The budget of {spec.budget} trials does not allow the {more} of another look."
+        needed = clock.needed(more * (step.epochs or spec.training.epochs))
+        if clock.left is not None and needed > clock.left:
+            left = duration(max(clock.left, 0.0))
+            return (
+                f"The budget of {spec.budget} does not allow another look: {duration(needed)} of {left} left."
+            )
+        return ""
+
+    def _note(self, clock: _Clock) -> None:
+        self.log = replace(self.log, seconds=clock.seconds)
+        self.log.write(self._directory)
+
+
+def _is_over(row: Mapping[str, Any] | None) -> bool:
+    return row is not None and row["state"] != "stopped"
+
+
+def check_budget(budget: int | str | None, trials: int) -> None:
+    """Raise SpecError if a budget of trials does not allow those that a search begins with."""
+    if isinstance(budget, int) and budget < trials:
+        raise SpecError(f"budget = {budget} is less than the {trials} trials that this search begins with.")
+
+
+class _Clock:
+    """How long a search has taken, and how much of its budget is left.
+
+    Parameters
+    ----------
+    budget
+        As the study says.
+    before
+        Seconds that earlier commands took.
+    """
+
+    def __init__(self, budget: int | str | None, before: float) -> None:
+        self._limit = seconds(budget) if isinstance(budget, str) else None
+        self._before, self._begun = before, time.monotonic()
+        self.worked = 0  # epochs trained by this command, over all trials
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._before + time.monotonic() - self._begun
+
+    @property
+    def left(self) -> float | None:
+        """Seconds of the budget that are left; None without a limit."""
+        return None if self._limit is None else self._limit - self.seconds
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the time is over."""
+        return self.left is not None and self.left <= 0
+
+    def needed(self, epochs: int) -> float:
+        """Return how long so many epochs of trials will take at the pace so far; 0 where it is not known."""
+        return (time.monotonic() - self._begun) / self.worked * epochs if self.worked else 0.0
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """Turn whatever Keras, its backend or a user's layer raises into one sentence."""
+    try:
+        yield
+    except (ShrinkageError, BrokenPipeError):  # the pipe is an observer's, whose reader has gone
+        raise
+    except Exception as error:
+        raise TrainingError(f"Training failed with {type(error).__name__}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -1,0 +1,212 @@
+"""Strategies: what they ask for is a function of what was scored, they find the best, and say why they stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shrinkage.study.search import HALF, Space, Step, strategy
+from shrinkage.study.spec import StudySpec
+
+L2 = {"name": "L2", "recipe": "Dense: kernel = l2(strength)"}
+L1 = {"name": "L1", "recipe": "Dense: kernel = l1(strength)"}
+FIXED = {"name": "fixed", "recipe": "Dense: kernel = l2(0.1)"}
+Loss = Callable[[str, float | None, int, int], float]
+
+
+def space(strategy: str | None = "auto", scale: float = 1.0, **changes: Any) -> Space:
+    fields: dict[str, Any] = {"data": "digits", "model": "shrinkage.models:mlp", "arms": [L2], "seeds": 3}
+    fields |= {"training": {"epochs": 12}} | ({} if strategy is None else {"strategy": strategy}) | changes
+    return Space(StudySpec.parse(fields), scale)
+
+
+def valley(best: float, noise: float = 0.0) -> Loss:
+    """Return a loss that is lowest at ``best``, with an error that all strengths of a unit share."""
+
+    def loss(arm: str, strength: float | None, seed: int, fold: int) -> float:
+        shared = noise * float(np.random.default_rng([seed, fold + 1]).normal())
+        return 1.0 + shared + (0.5 if strength is None else 0.1 * math.log10(strength / best) ** 2)
+
+    return loss
+
+
+def run(where: Space, loss: Loss, rungs: bool = True) -> tuple[list[Step], str, dict[Any, dict[Any, float]]]:
+    """Drive a strategy: at rungs only the better half of an arm's cells is scored."""
+    steps, seen, search = [], dict[Any, dict[Any, float]](), strategy(where)
+    step = next(search)
+    while True:
+        steps.append(step)
+        scores = {(cell, unit): loss(*cell, *unit) for cell, unit in step.asked}
+        if step.rungs and rungs:
+            for arm in {cell[0] for cell, _ in step.asked}:
+                cells = sorted({c for c, _ in step.asked if c[0] == arm}, key=lambda c: loss(*c, 0, -1))
+                stopped = cells[math.ceil(len(cells) / 2) :]
+                scores = {key: score for key, score in scores.items() if key[0] not in stopped}
+        for (cell, unit), score in scores.items():
+            seen.setdefault(cell, {})[unit] = score
+        try:
+            step = search.send(seen)
+        except StopIteration as stop:
+            return steps, stop.value, seen
+
+
+def chosen(where: Space, seen: dict[Any, dict[Any, float]], arm: str = "L2") -> float:
+    full = {
+        cell[1]: math.fsum(of.values()) / len(of)
+        for cell, of in seen.items()
+        if cell[0] == arm and set(where.choosing) <= set(of)
+    }
+    return min(full, key=full.__getitem__)
+
+
+# --- auto --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("best", [3e-9, 1e-5, 4e-4, 2e-3, 0.03, 0.1, 5.0, 300.0])
+def test_auto_finds_the_range_and_the_best_strength_to_half_a_step(best):
+    where = space()
+    _, _, seen = run(where, valley(best, noise=1e-3))
+    near = abs(math.log10(chosen(where, seen) / best))
+    assert near <= (0.26 if best >= 1e-6 else 6), chosen(where, seen)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+def test_strengths_are_in_the_measure_of_the_loss(scale):
+    asked = lambda s: [cell[1] for cell, _ in next(strategy(space(scale=s))).asked]  # noqa: E731
+    assert asked(scale) == pytest.approx([s * scale for s in asked(1.0)])
+
+
+def test_auto_spends_a_fifth_of_a_grid_of_13_by_3():
+    where = space(seeds=1)
+    steps, _, _ = run(where, valley(0.004))
+    epochs = where.spec.training.epochs
+    first = len(steps[0].asked)
+    work = first * steps[0].rungs[0] + math.ceil(first / 2) * (epochs - steps[0].rungs[0])
+    work += sum(len(step.asked) * epochs for step in steps[1:])
+    assert work <= 13 * 3 * epochs / 5
+
+
+def test_the_baseline_and_fixed_arms_are_trained_on_all_units_that_choose():
+    where = space(arms=[L2, FIXED], folds=2)
+    steps, _, _ = run(where, valley(1e-3))
+    for cell in (("none", None), ("fixed", None)):
+        assert [u for step in steps for c, u in step.asked if c == cell] == list(where.choosing)
+
+
+def test_a_small_tolerance_looks_closer():
+    found = []
+    for tolerance in (100.0, 1.0, 0.01):
+        where = space(tolerance=tolerance)
+        steps, reason, seen = run(where, valley(2e-3, noise=0.02))
+        found.append((len(steps), abs(math.log10(chosen(where, seen) / 2e-3))))
+        assert "standard error" in reason
+    assert found[0][0] <= found[1][0] < found[2][0]
+    assert found[2][1] <= found[0][1]
+
+
+def test_what_others_could_still_win_is_named_and_is_within_the_error():
+    _, reason, _ = run(space(tolerance=2.0), valley(1e-3, noise=0.05))
+    assert reason.startswith("L2: λ = 0.001; what other strengths could still win")
+    assert "within 2 standard errors" in reason
+
+
+def test_one_unit_stops_after_one_closer_look():
+    steps, reason, _ = run(space(seeds=1), valley(1e-3))
+    assert len(steps) == 2
+    assert "no standard error" in reason
+
+
+def test_where_strong_penalties_diverge_auto_goes_lower():
+    def loss(arm: str, strength: float | None, seed: int, fold: int) -> float:
+        return (
+            math.inf if strength is not None and strength > 3e-7 else valley(1e-7)(arm, strength, seed, fold)
+        )
+
+    where = space()
+    _, _, seen = run(where, loss, rungs=False)
+    assert chosen(where, seen) <= 3e-7
+
+
+def test_where_everything_diverges_the_search_ends_and_says_so():
+    steps, reason, _ = run(space(), lambda *_: math.inf, rungs=False)
+    assert reason == "L2: every strength diverged."
+    assert len(steps) < 10
+
+
+def test_a_range_bounds_the_search():
+    arm = {**L2, "strengths": {"low": 1e-4, "high": 1e-2, "count": 3}}
+    for best in (1e-8, 1e-3, 10.0):
+        steps, _, _ = run(space(arms=[arm]), valley(best))
+        strengths = [cell[1] for step in steps for cell, _ in step.asked if cell[1] is not None]
+        assert min(strengths) >= 1e-4 * 0.999
+        assert max(strengths) <= 1e-2 * 1.001
+
+
+def test_arms_are_searched_each_for_itself():
+    alone = [run(space(arms=[arm]), valley(best))[2] for arm, best in ((L2, 1e-3), (L1, 1e-3))]
+    both = run(space(arms=[L2, L1]), valley(1e-3))[2]
+    for seen, arm in zip(alone, ("L2", "L1"), strict=True):
+        assert {c for c in seen if c[0] == arm} == {c for c in both if c[0] == arm}
+
+
+# --- every strategy ----------------------------------------------------------------------------------------
+
+ALL = ["auto", "refine", "path", "bayes", "grid"]
+NAMED = {**L2, "strengths": {"low": 1e-6, "high": 1.0, "count": 7}}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_asked_for_is_a_function_of_what_was_scored(name):
+    where = space(name, arms=[NAMED])
+    first, second = (run(where, valley(2e-3, noise=0.01)) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_asked_for_twice_that_was_not_stopped(name):
+    where = space(name, arms=[NAMED, L1 | {"strengths": [1e-3, 1e-2]}])
+    steps, reason, _ = run(where, valley(2e-3), rungs=False)
+    asked = [each for step in steps for each in step.asked]
+    assert len(asked) == len(set(asked))
+    assert reason.endswith(".")
+
+
+@pytest.mark.parametrize("name", ["auto", "refine", "bayes"])
+def test_the_best_is_found_with_no_strength_named(name):
+    where = space(name)
+    _, _, seen = run(where, valley(2e-3, noise=0.01))
+    assert abs(math.log10(chosen(where, seen) / 2e-3)) <= 0.3
+
+
+def test_refine_begins_with_the_grid_and_goes_on_between_its_strengths():
+    arm = {**L2, "strengths": [1e-4, 1e-3, 1e-2]}
+    steps, _, _ = run(space("refine", arms=[arm], tolerance=0.0), valley(2e-3))
+    assert {c[1] for c, _ in steps[0].asked} == {None, 1e-4, 1e-3, 1e-2}
+    assert {c[1] for c, _ in steps[1].asked} == {float(f"{1e-3 * step:.4g}") for step in (1 / HALF, HALF)}
+
+
+def test_a_path_begins_each_strength_from_the_one_below():
+    steps, _, _ = run(space("path", arms=[NAMED], folds=2), valley(1e-3))
+    strengths = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
+    begun = [(cell[1], before[1]) for step in steps for cell, before in step.after.items()]
+    assert [b for b, _ in begun] == pytest.approx(strengths[1:])
+    assert [a for _, a in begun] == pytest.approx(strengths[:-1])
+    assert [step.epochs for step in steps] == [None, *[3] * 6]
+
+
+def test_nothing_to_search_is_one_step():
+    steps, _, _ = run(space("auto", arms=[FIXED]), valley(1e-3))
+    assert len(steps) == 1
+
+
+# --- the study's choice of a strategy ----------------------------------------------------------------------
+
+
+def test_a_study_that_names_all_strengths_is_a_grid_and_any_other_a_search():
+    assert space(None, arms=[NAMED, FIXED]).spec.strategy == "grid"
+    assert space(None, arms=[NAMED, L1]).spec.strategy == "auto"
+    assert space("auto", arms=[NAMED]).spec.strategy == "auto"
