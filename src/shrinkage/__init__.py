@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shrinkage.recipe import strip as strip
     from shrinkage.recipe.check import check as check
     from shrinkage.study.study import Study as Study
+    from shrinkage.study.tune import tune as tune
     from shrinkage.training.callbacks import Monitor as Monitor
     from shrinkage.training.callbacks import StrengthSchedule as StrengthSchedule
     from shrinkage.training.proximal import Proximal as Proximal
@@ -45,6 +46,7 @@ _HOME = {
     "shrinkage.compact": ("compact",),
     "shrinkage.data": ("Data", "load_data"),
     "shrinkage.study.study": ("Study",),
+    "shrinkage.study.tune": ("tune",),
 }
 _ROOM = {name: room for room, names in _HOME.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""Strategies: what they ask for is a function of what was scored, they find the best, and say why they stop."""
+"""Strategies: what they ask for depends on scores alone, they find the best, and say why they stop."""
 
 from __future__ import annotations
 

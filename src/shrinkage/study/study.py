@@ -49,9 +49,9 @@ class Study:
         fractions a regression.
     arms
         One dictionary an arm: ``name``, ``recipe`` (text, a list of texts, or a
-        :class:`~shrinkage.Recipe`) and, where the recipe says ``strength``, ``strengths``: a list, or
-        ``{"low": 1e-6, "high": 0.1, "count": 6}`` for a geometric grid. The arm ``none``, without
-        penalties, is added if it is missing.
+        :class:`~shrinkage.Recipe`). Where the recipe says ``strength``, ``strengths`` may name the values: a
+        list, or ``{"low": 1e-6, "high": 0.1, "count": 6}`` for a geometric grid; else they are searched. The
+        arm ``none``, without penalties, is added if it is missing.
     validation, folds
         The share of the training data held out (0.2 by default), stratified and fixed; or a number of
         folds.
@@ -60,9 +60,9 @@ class Study:
     training
         ``epochs``, ``batch_size``, ``optimizer``, ``learning_rate``, ``loss``, ``metrics``,
         ``early_stopping``, ``loop``; see :class:`shrinkage.study.spec.Training`.
-    strategy, rungs
-        ``"grid"`` trains every strength to the end. ``"halving"`` stops, after each of ``rungs`` (epochs, by
-        default a twelfth, a sixth and a third of them), the worse half of each arm's strengths.
+    strategy, rungs, tolerance, budget
+        How strengths are searched, and when that ends: see :class:`shrinkage.study.spec.StudySpec`. By
+        default ``"grid"`` where all strengths are named, else ``"auto"``.
     name, model_options, initial, label, storage
         As in ``study.toml``.
     data_dir
@@ -102,8 +102,10 @@ class Study:
         folds: int | None = None,
         seeds: int | Sequence[int] = 5,
         training: dict[str, Any] | None = None,
-        strategy: str = "grid",
+        strategy: str | None = None,
         rungs: Sequence[int] | None = None,
+        tolerance: float = 1.0,
+        budget: int | str | None = None,
         label: str | None = None,
         storage: str | None = None,
         data_dir: str | Path | None = None,
@@ -122,11 +124,14 @@ class Study:
             "folds": folds,
             "seeds": seeds,
             "training": {} if training is None else training,
-            "strategy": strategy,
             "rungs": rungs,
+            "tolerance": tolerance,
+            "budget": budget,
             "arms": arms,
             "storage": storage,
         }
+        if strategy is not None:
+            fields["strategy"] = strategy
         self.spec = self._asked = StudySpec.parse(fields)  # what a run stores is named in `spec` alone
         if isinstance(model, keras.Model) and self.spec.model_options:
             raise SpecError("model_options go with a function that builds a model; a Keras model takes none.")
