@@ -237,7 +237,8 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     The caller holds the directory's lock.
     """
     store = _open(bench, directory)  # what is refused leaves no note in a directory of another run
-    is_over = Log.read(directory).ended is not None and not design.pending(bench.trials, store.finished())
+    known = bench.spec.is_settled or Log.read(directory).ended is not None
+    is_over = known and not design.pending(bench.trials, store.finished())
     if is_over and is_noted(directory):  # nothing new is made here: the note stays true
         return _run(bench, directory, store, observer)
     with noted(directory, keras.backend.backend(), _devices()):
@@ -255,8 +256,9 @@ def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Obs
     spec, search = bench.spec, Search(bench, directory, store, observer)
     before = store.finished()
     observer.begin(spec, len(bench.trials), list(before.values()))
-    _decide(bench, directory, observer, search.log.ended is None)
-    left, full = Counter(trial.cell for trial in bench.trials if trial.key not in before), 0
+    todo = [trial for trial in bench.trials if trial.key not in before]
+    _decide(bench, directory, observer, bool(todo) or not (spec.is_settled or search.log.ended))
+    left, full = Counter(trial.cell for trial in todo), 0
     for trial, result in search.run():
         _store(bench, trial, result, directory, store)
         observer.trial(trial, result)

@@ -198,7 +198,8 @@ class Search:
 
     def _note(self, clock: _Clock) -> None:
         self.log = replace(self.log, seconds=clock.seconds)
-        self.log.write(self._directory)
+        if not self._bench.spec.is_settled:  # what is known beforehand need not be kept
+            self.log.write(self._directory)
 
 
 def _is_over(row: Mapping[str, Any] | None) -> bool:
