@@ -206,6 +206,7 @@ def run(
     from shrinkage.report.json_lines import JsonLines
     from shrinkage.report.live import Live
     from shrinkage.report.tensorboard import TensorBoard
+    from shrinkage.study.final import Nested, Refit
     from shrinkage.study.runner import Observers
     from shrinkage.study.study import Study
 
@@ -229,7 +230,9 @@ def run(
         _print_json({"directory": str(directory), **json.loads((directory / "summary.json").read_text())})
         return
     console = terminal.console()
-    console.print(terminal.answer(summary, console.width))
+    stored = json.loads((directory / "summary.json").read_text())
+    after = Refit.of(stored), Nested.of(stored)
+    console.print(terminal.answer(summary, console.width, *after))
     best = directory / "models" / "best.keras"
     for path in (*drawn, *([best] if best.exists() else []), directory / "summary.json"):
         console.print(f"wrote {path}")
@@ -462,7 +465,7 @@ def explain(run: _Run, as_json: _Json = False) -> None:
     from shrinkage.study.summary import as_json as plain
 
     results = Results.load(run)
-    said = sentences(results.summary, results.evidence)
+    said = sentences(results.summary, results.evidence, results.refit, results.nested)
     if as_json:
         _print_json(plain(said))
     else:

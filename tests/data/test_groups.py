@@ -117,5 +117,5 @@ def test_groups_of_what_has_none(tmp_path, refused):
     for name in ("digits", str(tmp_path), "shrinkage.data:available"):
         assert "`groups` names" in refused(lambda name=name: load_data(name, groups="who"))
     x, y = np.zeros((4, 1)), np.array([0, 1, 0, 1])
-    for wrong in (np.zeros(3), [0, 0, 1], "who", np.zeros((4, 1))):
+    for wrong in (np.zeros(3), [0, 0, 1, 1], "who", np.zeros((4, 1))):
         assert "4 training samples" in refused(lambda wrong=wrong: Data("a", x, y, x, y, groups=wrong))

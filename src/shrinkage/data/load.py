@@ -50,7 +50,7 @@ def load_data(
         - a folder of class folders of images;
         - ``module:function``, a function without arguments that returns a `Data`, ``(x, y)``,
           ``(x_train, y_train, x_test, y_test)``, ``((x_train, y_train), (x_test, y_test))``, or a
-          dictionary with the names of the npz.
+          dictionary with the names of the npz, and ``groups`` where there are any.
     download
         Whether a named set that isn't on disk may be fetched.
     data_dir

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shrinkage.data import Data
 from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError, TrainingError
 from shrinkage.recipe import Recipe, bind, strip
-from shrinkage.study import design, selection
+from shrinkage.study import design, selection, splits
 from shrinkage.study.design import Trial
 from shrinkage.study.outcome import conclude
 from shrinkage.study.provenance import is_noted, noted
@@ -119,6 +119,16 @@ class Bench:
     facts: Mapping[str, str]
     trials: tuple[Trial, ...]
 
+    def task_of(self, arm: str) -> Task:
+        """Return the task that an arm's trials are of."""
+        return self.loop.task
+
+    def build_of(self, arm: str) -> Any:
+        """Return a new model as an arm's trials train it, with names of its own and without penalties."""
+        model = with_fresh_names(self.source.build)
+        strip(model)
+        return model
+
 
 def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
     """Build the model once, check everything that can be checked before training, and list the trials."""
@@ -141,7 +151,7 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         recipes={arm.name: Recipe(arm.recipe) for arm in spec.all_arms},
         x=data.x_train,
         y=data.y_train,
-        splits=design.splits(spec, data.y_train),
+        splits=splits.splits(spec, data.y_train, data.groups),
         objective=objective,
         optimizer=training.optimizer,
         learning_rate=training.learning_rate,
@@ -250,9 +260,8 @@ def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Obs
     directory.checkpoints.clear()
     finished = store.finished()
     scores = _score(bench, directory, _table(spec, finished), observer)
-    return conclude(
-        bench, directory, finished, scores, lambda trial: _weights(bench, directory, trial, observer)
-    )
+    weights = lambda trial: _weights(bench, directory, trial, observer)  # noqa: E731
+    return conclude(bench, directory, finished, scores, weights, observer.say)
 
 
 def _open(bench: Bench, directory: RunDirectory) -> TrialStore:

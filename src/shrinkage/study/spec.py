@@ -195,16 +195,32 @@ class StudySpec(_Part):
     rungs
         Epochs after which strengths are stopped, ascending; by default after a twelfth, a sixth and a
         third of them.
+    groups
+        What says which rows no split may tear apart: an array of an ``.npz`` file, or a column of a CSV file.
+    folds, repeats
+        Splits of the training rows into so many parts, each validated on once; and how many such
+        splits.
+    stratify
+        Whether each class has its share in every part, where it has enough rows.
+    refit
+        Whether the recommended arm is trained again on all training rows; by default in a study with folds.
+    nested
+        Parts of the training rows on each of which the whole procedure is scored, having seen the others.
     """
 
     name: _Name = "study"
     data: str
     label: str | None = None
+    groups: _Name | None = None
     model: str
     model_options: dict[str, Any] = {}
     initial: Literal["fresh", "saved"] = "fresh"
     validation: Annotated[_Number, Field(gt=0, lt=1)] | None = None
     folds: Annotated[int, Field(strict=True, ge=2)] | None = None
+    repeats: _Count = 1
+    stratify: Annotated[bool, Field(strict=True)] = True
+    refit: Annotated[bool, Field(strict=True)] | None = None
+    nested: Annotated[int, Field(strict=True, ge=2)] | None = None
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = (0, 1, 2, 3, 4)
     training: Training = Training()
     strategy: Literal["grid", "halving"] = "grid"
@@ -234,6 +250,8 @@ class StudySpec(_Part):
     def _consistent(self) -> Self:
         if self.validation is not None and self.folds is not None:
             raise ValueError("give validation (one split) or folds, not both")
+        if self.repeats > 1 and self.folds is None:
+            raise ValueError("repeats go with folds: write how many folds each of them has")
         names = [arm.name for arm in self.arms]
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
@@ -270,6 +288,16 @@ class StudySpec(_Part):
     def holdout(self) -> float:
         """The share of the training data that is held out for validation, in a study without folds."""
         return 0.2 if self.validation is None else self.validation
+
+    @property
+    def split_count(self) -> int:
+        """How many splits of the training rows each arm, strength and seed is trained on."""
+        return (self.folds or 1) * self.repeats
+
+    @property
+    def refits(self) -> bool:
+        """Whether the recommended arm is trained again, on all training rows."""
+        return self.folds is not None if self.refit is None else self.refit
 
     @property
     def all_arms(self) -> tuple[Arm, ...]:
