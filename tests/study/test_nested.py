@@ -96,6 +96,7 @@ def test_each_part_is_a_study_of_the_others_that_is_scored_on_it(finished, group
     assert sum("was chosen" in line for line in watch.lines) == 2
 
 
+@pytest.mark.thorough
 def test_a_part_that_is_poisoned_changes_nothing_but_its_scores(finished, grouped, tmp_path):
     path, made, _ = finished
     split = outer_splits(made.spec, grouped.y_train, WRITERS)[0]

@@ -180,6 +180,11 @@ def test_any_strength_can_be_asked_for(bench, tmp_path, blobs):
     assert len(lines) == 1
 
 
+def test_when_it_is_done():
+    for folds, expected in ((None, [False, True, False]), (2, [True, True, False])):
+        assert [spec(folds=folds, refit=asked).refits for asked in (None, True, False)] == expected
+
+
 SMALL = {"folds": None, "arms": [], "seeds": 1, "training": {"epochs": 1, "batch_size": 18}}
 
 
@@ -205,9 +210,8 @@ def test_the_epochs_are_the_rounded_mean():
         assert epochs_of({str(i): {"epochs": n} for i, n in enumerate(epochs)}, trials) == mean
 
 
+@pytest.mark.thorough
 def test_a_holdout_study_refits_when_asked_and_finds_the_same_otherwise(blobs, tmp_path):
-    for folds, expected in ((None, [False, True, False]), (2, [True, True, False])):
-        assert [spec(folds=folds, refit=asked).refits for asked in (None, True, False)] == expected
     found = []
     for asked in (None, True):
         bench = runner.prepare(spec(**SMALL, refit=asked), blobs, allow_code=False)
