@@ -298,6 +298,7 @@ def _train(
     from shrinkage.report.json_lines import JsonLines
     from shrinkage.report.live import Live
     from shrinkage.report.tensorboard import TensorBoard
+    from shrinkage.study.final import Nested, Refit
     from shrinkage.study.runner import Observers
 
     if isinstance(context.obj, _Ending):
@@ -321,7 +322,9 @@ def _train(
         _print_json({"directory": str(directory), **json.loads((directory / "summary.json").read_text())})
         return
     console = terminal.console()
-    console.print(terminal.answer(summary, console.width))
+    stored = json.loads((directory / "summary.json").read_text())
+    after = Refit.of(stored), Nested.of(stored)
+    console.print(terminal.answer(summary, console.width, *after))
     best = directory / "models" / "best.keras"
     for path in (*drawn, *([best] if best.exists() else []), directory / "summary.json"):
         console.print(f"wrote {path}")
@@ -554,7 +557,7 @@ def explain(run: _Run, as_json: _Json = False) -> None:
     from shrinkage.study.summary import as_json as plain
 
     results = Results.load(run)
-    said = sentences(results.summary, results.evidence)
+    said = sentences(results.summary, results.evidence, results.refit, results.nested)
     if as_json:
         _print_json(plain(said))
     else:

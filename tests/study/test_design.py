@@ -1,4 +1,4 @@
-"""From a spec to trials, keys and splits."""
+"""From a spec to trials and keys."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ CHANGES = {
     "validation": {"validation": 0.3},
     "initial": {"initial": "saved"},
     "folds": {"folds": 4},
+    "stratify": {"stratify": False},
 }
 
 
@@ -123,6 +124,40 @@ def test_the_number_of_folds_and_the_fold_change_the_key():
     three, four = keys(spec(folds=3)), keys(spec(folds=4))
     assert not set(three.values()) & set(four.values())
     assert three["none", None, 0, 0] != three["none", None, 0, 1]
+
+
+def test_repeats_change_the_key_and_count_splits_on():
+    once, twice = keys(spec(folds=3)), keys(spec(folds=3, repeats=2))
+    assert not set(once.values()) & set(twice.values())
+    assert [fold for arm, _, seed, fold in twice if (arm, seed) == ("none", 0)] == list(range(6))
+    assert len(set(twice.values())) == len(twice)
+
+
+# Of runs that lie on disks: a key that changes makes their trials be trained again.
+KEPT = {
+    "6b146718c5a46a5b3107": {},
+    "a4ece955e9b9191215d7": {"folds": 3},
+    "07361c7ce3ef0571b8c3": {"validation": 0.3},
+    "da145fb6fa66ce61f849": {"strategy": "halving"},
+}
+
+
+@pytest.mark.parametrize("key", KEPT)
+def test_a_study_without_the_newer_fields_keeps_its_keys(key):
+    assert next(iter(keys(spec(**KEPT[key])).values())) == key
+
+
+@pytest.mark.parametrize("change", [{"refit": True}, {"nested": 3}, {"groups": "g"}], ids=str)
+def test_what_comes_after_the_trials_changes_none(change):
+    """Groups are among the facts of the data: what they are called determines nothing."""
+    assert keys(spec(**change)) == keys(spec())
+
+
+def test_a_refit_has_a_key_of_its_own_that_its_length_changes():
+    of = [design.refitted(spec(), FACTS, "L2", 0.1, epochs).key for epochs in (3, 4)]
+    of.append(design.refitted(spec(), FACTS, "L2", 0.5, 3).key)  # a strength that was not tried
+    assert len({*of, *keys(spec()).values()}) == len(of) + len(keys(spec()))
+    assert design.refitted(spec(folds=3), FACTS, "L2", 0.1, 3).key == of[0]
 
 
 def test_seed_strength_recipe_and_arm_change_the_key():
@@ -199,84 +234,7 @@ def test_pending_keeps_the_order_and_drops_the_finished():
     assert design.pending(trials, [t.key for t in trials]) == ()
 
 
-# --- splits --------------------------------------------------------------------------------------------
-
-
-def check_partition(splits, n):
-    for split in splits:
-        together = np.concatenate([split.train, split.validation])
-        assert np.array_equal(np.sort(together), np.arange(n))
-        assert len(split.train)
-        assert len(split.validation)
-        assert np.array_equal(split.train, np.sort(split.train))
-
-
-def shares(y, rows):
-    return np.bincount(y[rows], minlength=y.max() + 1) / len(rows)
-
-
-def test_a_holdout_is_stratified_and_covers_everything(rng):
-    y = rng.choice(5, 500, p=[0.5, 0.2, 0.15, 0.1, 0.05])
-    (split,) = design.splits(spec(validation=0.3), y)
-    check_partition([split], 500)
-    assert len(split.validation) == 150
-    assert np.abs(shares(y, split.train) - shares(y, split.validation)).max() < 0.01
-
-
-def test_folds_are_stratified_and_each_row_is_validated_once(rng):
-    y = rng.choice(3, 99, p=[0.6, 0.3, 0.1])
-    splits = design.splits(spec(folds=4), y)
-    check_partition(splits, 99)
-    assert np.array_equal(np.sort(np.concatenate([s.validation for s in splits])), np.arange(99))
-    for split in splits:
-        assert np.abs(np.bincount(y[split.validation]) - np.bincount(y) / 4).max() <= 1
-
-
-@pytest.mark.parametrize("folds", [None, 3])
-def test_splits_are_fixed_and_do_not_depend_on_seeds_or_the_name(rng, folds):
-    y = rng.integers(0, 3, 60)
-    first = design.splits(spec(folds=folds), y)
-    np.random.seed(123)
-    second = design.splits(spec(folds=folds, seeds=9, name="x"), y.copy())
-    for a, b in zip(first, second, strict=True):
-        assert np.array_equal(a.train, b.train)
-        assert np.array_equal(a.validation, b.validation)
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3,)])
-@pytest.mark.parametrize("folds", [None, 5])
-def test_numbers_are_split_without_classes(rng, shape, folds):
-    y = rng.normal(size=(50, *shape)).astype("float32")
-    splits = design.splits(spec(folds=folds), y)
-    check_partition(splits, 50)
-    assert len(splits) == (folds or 1)
-
-
-def test_one_hot_targets_are_stratified_as_their_classes(rng):
-    y = rng.choice(3, 90, p=[0.7, 0.2, 0.1])
-    plain, hot = design.splits(spec(), y), design.splits(spec(), np.eye(3, dtype="float32")[y])
-    assert np.array_equal(plain[0].validation, hot[0].validation)
-
-
-def test_a_class_of_one_row_still_splits():
-    y = np.array([0] * 20 + [1] * 20 + [2])
-    check_partition(design.splits(spec(), y), 41)
-    check_partition(design.splits(spec(folds=3), y), 41)
-
-
-@pytest.mark.parametrize(
-    ("changes", "y", "words"),
-    [
-        ({"folds": 5}, np.arange(3) % 2, ["folds = 5", "3 training rows"]),
-        ({"validation": 0.2}, np.zeros(1, int), ["validation = 0.2", "1 training rows"]),
-        ({"validation": 0.01}, np.arange(40) % 10, ["validation = 0.01", "40 training rows"]),
-        ({}, np.zeros(1), ["validation = 0.2"]),
-    ],
-)
-def test_too_few_rows_are_told(changes, y, words):
-    with pytest.raises(SpecError) as caught:
-        design.splits(spec(**changes), y)
-    assert all(word in str(caught.value) for word in words), caught.value
+# --- weights of rows ----------------------------------------------------------------------------------
 
 
 def test_balanced_weights_are_scikit_learns(rng):

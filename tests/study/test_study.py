@@ -6,13 +6,15 @@ import inspect
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from shrinkage.data import Data
+from shrinkage.data import Data, load_data
+from shrinkage.data.build import KEYS
 from shrinkage.errors import DataError, ModelError, RunError, SpecError
 from shrinkage.study.runner import Silent
 from shrinkage.study.spec import StudySpec
@@ -438,3 +440,42 @@ def test_the_best_model_can_be_trained_on(blobs, tmp_path):
     model = keras.models.load_model(tmp_path / "run/models/best.keras")
     assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
     model.fit(blobs.scaled(blobs.x_train), blobs.y_train, epochs=1, verbose=0)
+
+
+# --- groups ---------------------------------------------------------------------------------------------
+
+
+def test_groups_are_arrays_or_names_and_stored_as_they_are(blobs, tmp_path):
+    who = np.repeat(np.array(["ann", "bob", "cid"]), 30)
+    np.savez(tmp_path / "a.npz", who=who, **dict(zip(KEYS, arrays(blobs), strict=True)))
+    given = [
+        Study(tiny, blobs, groups=who, **QUICK),
+        Study(tiny, replace(blobs, groups=who), **QUICK),
+        Study(tiny, arrays(blobs), groups=list(who), **QUICK),
+    ]
+    named = Study(tiny, tmp_path / "a.npz", groups="who", **QUICK)
+    assert [study.spec.groups for study in (*given, named)] == ["groups"] * 3 + ["who"]
+    prints = {study._data.fingerprint() for study in given if study._data}
+    prints.add(load_data(tmp_path / "a.npz", groups="who").fingerprint())
+    assert len(prints) == 1
+    trained(given[0], tmp_path / "run")
+    _, watch = trained(Study.load(tmp_path / "run"), tmp_path / "run")  # from the directory alone
+    assert watch.epochs == 0
+    with pytest.raises(RunError, match="data"):
+        Study(tiny, blobs, groups=who[::-1].copy() + "x", **QUICK).run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("data", "groups", "words"),
+    [
+        ("digits", [0, 1], "as an array"),
+        ("digits", "who", "`groups` names"),
+        (None, "who", "'who' names"),
+        (None, [0, 1], r"\(2,\)"),
+        (None, np.zeros((90, 2)), r"\(90, 2\)"),
+        (None, [[0], [1, 2]], "groups"),
+    ],
+)
+def test_groups_that_do_not_fit(blobs, data, groups, words, tmp_path):
+    with pytest.raises((SpecError, DataError), match=words):
+        Study(tiny, blobs if data is None else data, groups=groups, **QUICK).run(tmp_path / "run")

@@ -29,7 +29,8 @@ def build_data(
     name
         The set's name.
     arrays
-        ``x_train`` and ``y_train``, optionally ``x_test`` and ``y_test`` (both or none), and ``labels``.
+        ``x_train`` and ``y_train``, optionally ``x_test`` and ``y_test`` (both or none), ``labels``, and
+        ``groups``: one number or text for each of the training samples, equal where they belong together.
     labels
         Class names to use where ``arrays`` has none.
     owned
@@ -40,7 +41,8 @@ def build_data(
     Data
         uint8 images of shape N×H×W get a channel axis. Targets: integers, booleans and text become
         int32 classes (integers that don't start at 0 are renumbered, and kept as labels), a one-hot
-        matrix stays, floats mean regression. Without a test split, a fixed fifth is set aside.
+        matrix stays, floats mean regression. Without a test split, a fixed fifth is set aside, of whole
+        groups where there are any. Groups become numbers from 0 on.
 
     Raises
     ------
@@ -65,15 +67,36 @@ def build_data(
     y_train = _plain(arrays["y_train"], f"{name}: y_train")
     y_test = _plain(arrays["y_test"], f"{name}: y_test") if split else None
     y_train, y_test, kept = _targets(y_train, y_test, names, name)
+    groups = _groups(arrays.get("groups"), len(x_train), name)
     if x_test is not None and y_test is not None:
-        return Data(name, x_train, y_train, x_test, y_test, kept)
+        return Data(name, x_train, y_train, x_test, y_test, kept, groups)
     if len(x_train) != len(y_train):
         raise DataError(f"{name}: x_train has {len(x_train)} samples and y_train {len(y_train)}.")
-    groups = y_train.argmax(axis=1) if kept and y_train.ndim == 2 else y_train
-    mask = split_mask(groups, classes=bool(kept), what=name)
+    strata = y_train.argmax(axis=1) if kept and y_train.ndim == 2 else y_train
+    mask = split_mask(strata, classes=bool(kept), what=name, groups=groups)
     x_train, x_test = split_in_place(x_train if owned and x_train.flags.writeable else x_train.copy(), mask)
     y_train, y_test = split_in_place(y_train if owned and y_train.flags.writeable else y_train.copy(), mask)
-    return Data(name, x_train, y_train, x_test, y_test, kept)
+    if groups is not None:
+        groups = _numbered_groups(split_in_place(groups, mask)[0])
+    return Data(name, x_train, y_train, x_test, y_test, kept, groups)
+
+
+def _groups(given: Any, rows: int, name: str) -> NDArray[Any] | None:
+    if given is None:
+        return None
+    groups = _flat(_plain(given, f"{name}: groups"))
+    if groups.shape != (rows,):
+        raise DataError(
+            f"{name}: groups has shape {groups.shape}; it must hold one entry for each of the {rows} "
+            f"samples of x_train."
+        )
+    _check_finite(groups, f"{name}: groups")
+    return _numbered_groups(groups)
+
+
+def _numbered_groups(groups: NDArray[Any]) -> NDArray[Any]:
+    """Return groups as numbers from 0 on, in the order of what they were called."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def _plain(value: Any, what: str) -> NDArray[Any]:

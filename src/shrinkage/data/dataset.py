@@ -27,11 +27,14 @@ class Data:
         Targets: integers 0…K−1 of shape N (classes), a one-hot N×K matrix, or floats (regression).
     labels
         The K class names; empty for regression, or to number the classes.
+    groups
+        For each training sample, numbers or text of shape N that are equal where samples belong together
+        (the same patient, the same writer), so that no split may tear them apart.
 
     Raises
     ------
     DataError
-        If the four arrays don't fit together.
+        If the arrays don't fit together.
 
     Examples
     --------
@@ -50,6 +53,7 @@ class Data:
     x_test: NDArray[Any]
     y_test: NDArray[Any]
     labels: tuple[str, ...] = ()
+    groups: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
@@ -73,6 +77,14 @@ class Data:
             raise DataError(
                 f"{self.name}: input and target of a training sample have shapes {train[0]} and {train[1]}, "
                 f"of a test sample {test[0]} and {test[1]}; they must be equal."
+            )
+        needed = (len(self.x_train),)
+        if self.groups is not None and not (
+            isinstance(self.groups, np.ndarray) and self.groups.shape == needed
+        ):
+            raise DataError(
+                f"{self.name}: groups has shape {np.shape(self.groups)}; it must be an array that holds one "
+                f"entry for each of the {len(self.x_train)} training samples."
             )
 
     def __repr__(self) -> str:
@@ -148,7 +160,7 @@ class Data:
         return out
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the four arrays (type, shape, bytes) and the labels, in hexadecimal.
+        """Return a SHA-256 over the arrays (type, shape, bytes) and the labels, in hexadecimal.
 
         The name doesn't enter: the same content is the same data, wherever it came from.
 
@@ -160,7 +172,8 @@ class Data:
         True
         """
         digest = hashlib.sha256()
-        for array in self._arrays():
+        groups = () if self.groups is None else (self.groups,)
+        for array in (*self._arrays(), *groups):
             little = array.dtype.newbyteorder("<")  # equal on every machine
             digest.update(f"{little.str}{array.shape};".encode())
             for rows in row_chunks(array, 2**22):

@@ -32,6 +32,7 @@ def load_data(
     download: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
     label: str | None = None,
+    groups: str | None = None,
     allow_code: bool = False,
 ) -> Data:
     """Load a data set by name, from a file or folder, or from a function.
@@ -49,7 +50,7 @@ def load_data(
         - a folder of class folders of images;
         - ``module:function``, a function without arguments that returns a `Data`, ``(x, y)``,
           ``(x_train, y_train, x_test, y_test)``, ``((x_train, y_train), (x_test, y_test))``, or a
-          dictionary with the names of the npz.
+          dictionary with the names of the npz, and ``groups`` where there are any.
     download
         Whether a named set that isn't on disk may be fetched.
     data_dir
@@ -57,6 +58,10 @@ def load_data(
         lie there as ``NAME.npz`` or as published, packed or unpacked.
     label
         Name of the label column of a CSV file.
+    groups
+        Name of an array of an ``.npz`` file, one entry for each row of ``x_train``, or of a column of a CSV
+        file, which is then no feature: rows with equal entries belong together, and no split tears
+        them apart.
     allow_code
         Whether a ``module:function`` outside this package may be imported and called.
 
@@ -82,10 +87,14 @@ def load_data(
     path = Path(text).expanduser()
     if label is not None and (named or path.suffix.lower() not in (".csv", ".tsv")):
         raise DataError(f"`label` names a column of a CSV file; {text!r} is none.")
+    if groups is not None and (named or path.suffix.lower() not in (".npz", ".csv", ".tsv")):
+        raise DataError(
+            f"`groups` names an array of an .npz file or a column of a CSV file; {text!r} is neither."
+        )
     if named:
         return _load_named(named_set(text), data_dir, download)
     if _exists(path):
-        return _load_path(path, label)
+        return _load_path(path, label, groups)
     if _REFERENCE.fullmatch(text):
         return _load_reference(text, allow_code)
     shown = text if len(text) <= 300 else f"{text[:300]}…"
@@ -129,14 +138,16 @@ def _not_found(known: NamedSet, folder: Path, data_dir: str | os.PathLike[str] |
     )
 
 
-def _load_path(path: Path, label: str | None) -> Data:
+def _load_path(path: Path, label: str | None, groups: str | None) -> Data:
     if path.is_dir():
         return build_data(path.resolve().name, read_image_folder(path))
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return build_data(path.stem, read_npz(path, required=KEYS[:2], optional=(*KEYS[2:], "labels")))
+        asked = () if groups is None else (groups,)
+        arrays = read_npz(path, required=(*KEYS[:2], *asked), optional=(*KEYS[2:], "labels"))
+        return build_data(path.stem, arrays if groups is None else {**arrays, "groups": arrays[groups]})
     if suffix in (".csv", ".tsv"):
-        return build_data(path.stem, read_csv(path, label))
+        return build_data(path.stem, read_csv(path, label, groups))
     raise DataError(f"{path} is not a kind of file that is read; give {_PATH_HELP}.")
 
 

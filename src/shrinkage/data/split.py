@@ -14,7 +14,9 @@ SEED = 20_260_101
 _BLOCK_BYTES = 2**24
 
 
-def split_mask(y: NDArray[Any], *, classes: bool, what: str) -> NDArray[np.bool_]:
+def split_mask(
+    y: NDArray[Any], *, classes: bool, what: str, groups: NDArray[Any] | None = None
+) -> NDArray[np.bool_]:
     """Choose a fifth of the samples for testing, the same ones for the same targets, for ever.
 
     Parameters
@@ -26,6 +28,9 @@ def split_mask(y: NDArray[Any], *, classes: bool, what: str) -> NDArray[np.bool_
         class of one stays in training) rather than a fifth of all.
     what
         What is split, for the error.
+    groups
+        Which group each sample belongs to, of shape N. Then whole groups are chosen, whatever their
+        targets: as many as come nearest to a fifth of all samples, at least one, and not all.
 
     Returns
     -------
@@ -47,9 +52,11 @@ def split_mask(y: NDArray[Any], *, classes: bool, what: str) -> NDArray[np.bool_
     # RandomState, not Generator: NumPy guarantees its stream for all versions to come, and a test
     # split that changed with an upgrade would leak training samples into old models' tests.
     random = np.random.RandomState(SEED)
+    if groups is not None:
+        return _group_mask(groups, random, what)
     mask = np.zeros(len(y), np.bool_)
-    groups = [np.flatnonzero(y == k) for k in np.unique(y)] if classes else [np.arange(len(y))]
-    for members in groups:
+    strata = [np.flatnonzero(y == k) for k in np.unique(y)] if classes else [np.arange(len(y))]
+    for members in strata:
         share = int(TEST_SHARE * len(members) + 0.5)
         chosen = random.permutation(len(members))[: max(share, 1 if len(members) > 1 else 0)]
         mask[members[chosen]] = True
@@ -59,6 +66,19 @@ def split_mask(y: NDArray[Any], *, classes: bool, what: str) -> NDArray[np.bool_
             f"give x_test and y_test."
         )
     return mask
+
+
+def _group_mask(groups: NDArray[Any], random: np.random.RandomState, what: str) -> NDArray[np.bool_]:
+    names, group_of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise DataError(
+            f"{what} has no test split, and its {len(groups)} samples are one group, which can't be split; "
+            f"give x_test and y_test."
+        )
+    order = random.permutation(len(names))
+    rows = np.cumsum(sizes[order])[:-1]  # of the first so many groups
+    many = int(np.abs(rows - TEST_SHARE * len(groups)).argmin()) + 1
+    return np.isin(group_of_row, order[:many])
 
 
 def split_in_place(array: NDArray[Any], mask: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:

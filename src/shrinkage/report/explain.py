@@ -10,16 +10,19 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+from shrinkage.report.after import after
 from shrinkage.report.said import Fact, Said, Text, arm_called, counted, each, listed, named, tell
 from shrinkage.report.won import is_scored, real, won
 from shrinkage.study.evidence import ArmEvidence, Evidence
+from shrinkage.study.final import Nested, Refit
 from shrinkage.study.summary import ArmSummary, Diagnosis, Summary
 
-COMPARED, WON, REAL, STRONG, CURVES, ZEROS, UNTESTED = TOPICS = (
+COMPARED, WON, REAL, STRONG, AFTER, CURVES, ZEROS, UNTESTED = TOPICS = (
     "What was compared",
     "What won",
     "Is the difference real?",
     "How strong",
+    "After the choice",
     "How training went",
     "Exact zeros",
     "What was not tested",
@@ -30,13 +33,17 @@ _WIDEST = 100  # columns that are still read with ease
 _SPARSE = ("l1", "l1_l2", "group_lasso", "sparse_group_lasso")
 
 
-def explain(summary: Summary, evidence: Evidence) -> tuple[Said, ...]:
+def explain(
+    summary: Summary, evidence: Evidence, refit: Refit | None = None, nested: Nested | None = None
+) -> tuple[Said, ...]:
     """Explain a study to people.
 
     Parameters
     ----------
     summary, evidence
         What a run found, and what it looked at.
+    refit, nested
+        What came after the choice, where it was asked for.
 
     Returns
     -------
@@ -49,6 +56,7 @@ def explain(summary: Summary, evidence: Evidence) -> tuple[Said, ...]:
         WON: won(summary, facts),
         REAL: real(summary, facts),
         STRONG: _strong(summary, facts),
+        AFTER: after(refit, nested),
         CURVES: _curves(facts),
         ZEROS: _zeros(evidence, seen),
         UNTESTED: _untested(summary, evidence, facts, seen),

@@ -35,7 +35,7 @@ class JsonLines:
 
     def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
         """Write the study's name, how many trials there are, and how many were found finished."""
-        self._done, self._folds = len(found), bool(spec.folds)
+        self._done, self._folds = len(found), spec.split_count > 1
         epochs = spec.training.epochs
         self._write("begin", {"name": spec.name, "trials": total, "done": self._done, "epochs": epochs})
 

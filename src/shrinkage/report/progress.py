@@ -113,7 +113,7 @@ class Progress:
     def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
         """Take note of the study, and of the trials that were found finished."""
         self.total, self.length, self._stops = total, spec.training.epochs, spec.stops
-        self._each = len(spec.seeds) * (spec.folds or 1)
+        self._each = len(spec.seeds) * spec.split_count
         self._planned = _epochs(spec) if spec.is_settled else float(total * spec.training.epochs)
         self.done, self._begun = len(found), time.monotonic()
         for row in found:
@@ -275,4 +275,4 @@ def _epochs(spec: StudySpec) -> int:
     for arm in spec.all_arms:
         count = len(arm.values())
         cells += sum(epochs * -(-count // REDUCTION**rung) for rung, epochs in enumerate(phases))
-    return cells * len(spec.seeds) * (spec.folds or 1)
+    return cells * len(spec.seeds) * spec.split_count

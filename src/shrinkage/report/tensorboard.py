@@ -68,7 +68,7 @@ class TensorBoard(Silent):
             If that is not possible.
         """
         self._folders = folders([arm.name for arm in spec.all_arms])
-        self._folds = bool(spec.folds)
+        self._folds = spec.split_count > 1
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:

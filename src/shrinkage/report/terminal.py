@@ -7,6 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shrinkage.report.after import after
+from shrinkage.study.final import Nested, Refit
 from shrinkage.study.summary import ArmSummary, Summary
 from shrinkage.study.table import TEXTS, arm_row, caption
 from shrinkage.study.words import plain
@@ -15,7 +17,9 @@ _WIDE = 140  # columns from which on the whole table fits
 _WORD = 14
 
 
-def answer(summary: Summary, width: int = _WIDE) -> RenderableType:
+def answer(
+    summary: Summary, width: int = _WIDE, refit: Refit | None = None, nested: Nested | None = None
+) -> RenderableType:
     """Return the answer of a study: the table of arms, then the headline, diagnoses and notes.
 
     Parameters
@@ -24,8 +28,11 @@ def answer(summary: Summary, width: int = _WIDE) -> RenderableType:
         The facts.
     width
         Columns of the terminal; under 140 the table has fewer columns and two lines an arm.
+    refit, nested
+        What came after the choice, where it was asked for.
     """
-    parts: list[RenderableType] = [arms_table(summary, width), *map(_line, summary.headline), Text()]
+    parts: list[RenderableType] = [arms_table(summary, width), *map(_line, summary.headline)]
+    parts += [*(_line(said.words) for said in after(refit, nested)), Text()]
     parts += [
         _line(f"{plain(arm.arm)}: {arm.diagnosis.sentence} {arm.diagnosis.next_step}".strip())
         for arm in summary.arms

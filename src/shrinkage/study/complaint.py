@@ -14,6 +14,7 @@ _RULES = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
     "string_type": "must be text",
     "string_unicode": "must be valid text",
     "string_too_short": "must not be empty",

@@ -1,4 +1,4 @@
-"""Design: from a spec to its trials and their splits."""
+"""Design: from a spec to its trials."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from shrinkage.errors import SpecError
 from shrinkage.recipe.recipe import Recipe
 from shrinkage.study.search import Asked, Space, Step, strategy
 from shrinkage.study.spec import Arm, StudySpec
-from shrinkage.training.task import Lane, Split
-
-_SPLIT_SEED = 0  # splits are fixed: two studies of the same data see the same ones
+from shrinkage.study.splits import class_of_rows
+from shrinkage.training.task import Lane
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run; ``fold`` is -1 where there is one split, ``key`` a hash of what determines it."""
+    """One training run; ``key`` is a hash of what determines its result.
+
+    ``fold`` counts the splits of a study of several, from 0: ``repeat * folds + fold``. It is -1 where there
+    is one.
+    """
 
     arm: str
     strength: float | None
@@ -57,9 +60,38 @@ def trials(
     for (name, strength), (seed, fold) in step.asked:
         start = step.after.get((name, strength))
         begins = None if start is None or before is None else before[start, (seed, fold)].key
-        key = _key(spec, facts, arms[name], strength, seed, fold, step, begins)
-        found.append(Trial(name, strength, seed, fold, key))
+        own = _own(spec, fold, step, begins)
+        found.append(Trial(name, strength, seed, fold, _key(spec, facts, arms[name], strength, seed, own)))
     return tuple(found)
+
+
+def refitted(
+    spec: StudySpec, facts: Mapping[str, Any], arm: str, strength: float | None, epochs: int
+) -> Trial:
+    """Return the training of an arm on all training rows, for so many epochs, from the study's first seed."""
+    own = next(a for a in spec.all_arms if a.name == arm)
+    seed = spec.seeds[0]
+    return Trial(arm, strength, seed, -1, _key(spec, facts, own, strength, seed, {"refit": epochs}))
+
+
+def _own(spec: StudySpec, fold: int, step: Step, begins: str | None) -> dict[str, Any]:
+    """Return what determines the rows of a trial and how it is trained; groups are among the data's facts."""
+    content: dict[str, Any] = {
+        "fold": fold,
+        "folds": spec.folds,
+        "validation": None if spec.folds else spec.holdout,
+        "rungs": step.rungs,
+    }
+    # Left out where they say nothing, so that studies keep their keys.
+    if spec.repeats > 1:
+        content["repeats"] = spec.repeats
+    if not spec.stratify:
+        content["stratify"] = False
+    if step.epochs is not None:
+        content["epochs"] = step.epochs
+    if begins is not None:
+        content["begins"] = begins
+    return content
 
 
 def _key(
@@ -68,63 +100,20 @@ def _key(
     arm: Arm,
     strength: float | None,
     seed: int,
-    fold: int,
-    step: Step,
-    begins: str | None,
+    own: Mapping[str, Any],
 ) -> str:
     recipe = Recipe(arm.recipe)
-    own = {"epochs": step.epochs, "begins": begins}
     content = {
-        **{name: value for name, value in own.items() if value is not None},
         **facts,
+        **own,
         "recipe": (recipe if strength is None else recipe.at(strength)).to_list(),
         "arm": arm.name,
         "learning_rate": arm.learning_rate,
         "seed": seed,
-        "fold": fold,
-        "folds": spec.folds,
-        "validation": None if spec.folds else spec.holdout,
         "initial": spec.initial,
         "training": spec.training.model_dump(mode="json"),
-        "rungs": step.rungs,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def splits(spec: StudySpec, y: Any) -> tuple[Split, ...]:
-    """Return the fixed splits of the training rows: stratified by class where every class allows it.
-
-    Raises
-    ------
-    SpecError
-        If there are too few rows to split.
-    """
-    from sklearn import model_selection as ms
-
-    classes = _classes(y)
-    n = len(classes)
-    try:
-        if spec.folds:
-            stratified = _members(classes) >= spec.folds
-            splitter = (ms.StratifiedKFold if stratified else ms.KFold)(
-                spec.folds, shuffle=True, random_state=_SPLIT_SEED
-            )
-        else:
-            stratified = _members(classes) >= 2
-            splitter = (ms.StratifiedShuffleSplit if stratified else ms.ShuffleSplit)(
-                1, test_size=spec.holdout, random_state=_SPLIT_SEED
-            )
-        return tuple(Split(np.sort(a), np.sort(b)) for a, b in splitter.split(np.zeros(n), classes))
-    except ValueError as error:
-        asked = f"folds = {spec.folds}" if spec.folds else f"validation = {spec.holdout}"
-        raise SpecError(f"{asked} does not fit {n} training rows: {error}") from None
-
-
-def _classes(y: Any) -> Any:
-    y = np.asarray(y)
-    if y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all():
-        return y.argmax(1)
-    return y.reshape(len(y), -1)[:, 0] if np.issubdtype(y.dtype, np.integer) else np.zeros(len(y), int) - 1
 
 
 def row_weights(spec: StudySpec, y: Any, classes: int) -> Any:
@@ -142,7 +131,7 @@ def row_weights(spec: StudySpec, y: Any, classes: int) -> Any:
         return None
     if not classes:
         raise SpecError("training.class_weights go with classes, and these targets are a regression.")
-    class_of_row = _classes(y)
+    class_of_row = class_of_rows(y)
     if asked == "balanced":
         counts = np.bincount(class_of_row, minlength=classes)
         by_class = len(class_of_row) / (np.count_nonzero(counts) * np.maximum(counts, 1))
@@ -151,13 +140,6 @@ def row_weights(spec: StudySpec, y: Any, classes: int) -> Any:
         if len(by_class) != classes:
             raise SpecError(f"training.class_weights has {len(by_class)} numbers for {classes} classes.")
     return by_class[class_of_row].astype("float32")
-
-
-def _members(classes: Any) -> int:
-    """Return the size of the smallest class (0 for a regression, which is not stratified)."""
-    if len(classes) and (classes == -1).all():
-        return 0
-    return int(np.unique(classes, return_counts=True)[1].min())
 
 
 def pending(all_trials: Iterable[Trial], finished: Iterable[str]) -> tuple[Trial, ...]:

@@ -15,9 +15,10 @@ from shrinkage.study import examine, words
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
+from shrinkage.study.refit import Refitted, epochs_of, refit
 from shrinkage.study.results import frame
 from shrinkage.study.storage import RunDirectory, save_model, write_json
-from shrinkage.study.summary import Summary
+from shrinkage.study.summary import Summary, as_json
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import make_optimizer
 from shrinkage.training.objective import best_guess
@@ -36,6 +37,7 @@ def conclude(
     finished: Mapping[str, Any],
     scores: Mapping[str, Any],
     search: Search,
+    say: Callable[[str], None],
 ) -> Summary:
     """Compare the arms, look at the trials that stand for them, and write it all; ``summary.json`` last.
 
@@ -47,6 +49,8 @@ def conclude(
         Its trials, and what the reported ones scored on test data, by key.
     search
         What was asked for, and what each trial was trained to.
+    say
+        Told, in a line, that the recommended arm is trained again.
     """
     summary, weights = _compare(bench, directory, finished, scores), search.weights
     found = search.record()
@@ -56,14 +60,31 @@ def conclude(
         for arm in summary.arms
         if arm.selection.chosen is not None
     }
+    told = {**summary.to_json(), "search": found}
     if summary.recommended is not None:
         trial = best[summary.recommended.arm]
-        _save_best(bench, directory, trial, weights(trial))
-    told = {**summary.to_json(), "search": found}
+        again = _refit(bench, directory, finished, trial, say) if bench.spec.refits else None
+        if again is not None:
+            told["refit"] = as_json(again.record)
+        if again is not None and again.weights is not None:
+            _save_best(bench, directory, again.trial, again.weights)
+        else:
+            _save_best(bench, directory, trial, weights(trial))
     write_json(directory.summary, told)  # whatever a user's layer does when it is looked at
     evidence = _look(bench, directory, summary, best, weights)
     write_json(directory.summary, {**told, "evidence": evidence.to_json()})
     return summary
+
+
+def _refit(
+    bench: Bench,
+    directory: RunDirectory,
+    finished: Mapping[str, Any],
+    trial: Trial,
+    say: Callable[[str], None],
+) -> Refitted:
+    epochs = epochs_of(finished, [t for t in bench.trials if t.cell == trial.cell])
+    return refit(bench, directory, trial.arm, trial.strength, epochs, say)
 
 
 def _compare(
@@ -71,17 +92,18 @@ def _compare(
 ) -> Summary:
     spec = bench.spec
     table = frame([arm.name for arm in spec.all_arms], finished, scores)
-    split = bench.loop.task.splits[0]
+    every, several = bench.loop.task.splits, spec.split_count > 1
+    validation, train = (sum(len(getattr(s, side)) for s in every) for side in ("validation", "train"))
     return summarise(
         table.drop(columns="key"),
         directory.curves(list(table["key"])),
         baseline=spec.baseline.name if spec.baseline.name in set(table["arm"]) else None,
         classification=bench.objective.classification,
-        folds=spec.folds,
-        one_split=spec.folds is None,
-        n_test_over_n_train=len(split.validation) / len(split.train) if spec.folds else None,
+        folds=spec.split_count if several else None,
+        one_split=not several,
+        n_test_over_n_train=validation / train if several else None,
         early_stopping=spec.training.early_stopping is not None,
-        guess=best_guess(bench.objective.loss, bench.loop.task.y[split.validation]),
+        guess=best_guess(bench.objective.loss, bench.loop.task.y[every[0].validation]),
     )
 
 
@@ -124,11 +146,9 @@ def _look(
 
 def _save_best(bench: Bench, directory: RunDirectory, trial: Trial, weights: Sequence[NDArray[Any]]) -> None:
     """Write ``models/best.keras``: a trial's model, with its penalties and compiled as it was trained."""
-    model = with_fresh_names(bench.source.build)
-    strip(model)
+    model, task = bench.build_of(trial.arm), bench.task_of(trial.arm)
     apply(model, _recipe(bench, trial))
     model.set_weights(list(weights))
-    task = bench.loop.task
     optimizer = make_optimizer(task.optimizer, task.rate(trial.arm))
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
     model.optimizer.build(model.trainable_variables)  # or loading it would warn
@@ -138,9 +158,10 @@ def _save_best(bench: Bench, directory: RunDirectory, trial: Trial, weights: Seq
         raise
     except Exception as error:  # whatever a user's layer raises; the answer does not depend on it
         reason = str(error).strip().partition("\n")[0]
+        kept = f"{'' if trial in bench.trials else f'refit/{trial.key}/'}models/{trial.key}.npz"
         warnings.warn(
             f"models/best.keras is not written, for Keras can't save this model: {reason} Its weights are in "
-            f"models/{trial.key}.npz, in the order of set_weights.",
+            f"{kept}, in the order of set_weights.",
             ShrinkageWarning,
             stacklevel=2,
         )

@@ -33,7 +33,9 @@ class ModelSource:
 
 def load_study_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Data:
     """Return the data set of a spec; see :func:`shrinkage.load_data`."""
-    return load_data(spec.data, data_dir=data_dir, label=spec.label, allow_code=allow_code)
+    return load_data(
+        spec.data, data_dir=data_dir, label=spec.label, groups=spec.groups, allow_code=allow_code
+    )
 
 
 def model_source(spec: StudySpec, data: Data, allow_code: bool) -> ModelSource:

@@ -18,7 +18,7 @@ from keras.src.trainers import compile_utils
 from shrinkage.data import Data
 from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError
 from shrinkage.recipe import Recipe, bind, strip
-from shrinkage.study import design, selection
+from shrinkage.study import design, selection, splits
 from shrinkage.study.design import Trial
 from shrinkage.study.outcome import conclude
 from shrinkage.study.provenance import is_noted, noted
@@ -135,6 +135,16 @@ class Bench:
     trials: tuple[Trial, ...]
     space: Space
 
+    def task_of(self, arm: str) -> Task:
+        """Return the task that an arm's trials are of."""
+        return self.loop.task
+
+    def build_of(self, arm: str) -> Any:
+        """Return a new model as an arm's trials train it, with names of its own and without penalties."""
+        model = with_fresh_names(self.source.build)
+        strip(model)
+        return model
+
 
 def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
     """Build the model once, check everything that can be checked before training, and list the trials."""
@@ -157,7 +167,7 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
         recipes={arm.name: Recipe(arm.recipe) for arm in spec.all_arms},
         x=data.x_train,
         y=data.y_train,
-        splits=design.splits(spec, data.y_train),
+        splits=splits.splits(spec, data.y_train, data.groups),
         objective=objective,
         optimizer=training.optimizer,
         learning_rate=training.learning_rate,
@@ -269,7 +279,7 @@ def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Obs
                 _prune(bench, directory, store)
     bench, finished = _decisive(replace(bench, trials=search.trials), store.finished())
     scores = _score(bench, directory, _table(spec, finished), observer, search)
-    return conclude(bench, directory, finished, scores, search)
+    return conclude(bench, directory, finished, scores, search, observer.say)
 
 
 def _decisive(bench: Bench, finished: Mapping[str, Any]) -> tuple[Bench, Mapping[str, Any]]:
@@ -310,9 +320,9 @@ def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: b
         line = bench.loop.decide(stored, keep, directory.checkpoints) if trains or stored else ""
     if trains:
         observer.say(line)
-    if bench.spec.folds and bench.spec.initial == "saved":
+    if bench.spec.split_count > 1 and bench.spec.initial == "saved":
         observer.say(
-            "Careful: the saved weights may have seen the rows that folds validate on; then the scores are "
+            "Careful: the saved weights may have seen the rows that splits validate on; then the scores are "
             "too good."
         )
 

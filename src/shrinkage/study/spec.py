@@ -206,16 +206,34 @@ class StudySpec(_Part):
         loss is within so many standard errors.
     budget
         When a search ends at the latest: a time, as in ``"10 min"``, or a number of trials.
+    groups
+        What says which rows no split may tear apart: an array of an ``.npz`` file, or a column of a CSV file.
+    folds, repeats
+        Splits of the training rows into so many parts, each validated on once; and how many such splits. With
+        ``validation``: how many random splits. Of several random splits, ``"auto"`` finds the range on the
+        first, which has no say in the choice.
+    stratify
+        Whether each class has its share in every part, where it has enough rows.
+    refit
+        Whether the recommended arm is trained again on all training rows; by default where there are several
+        splits.
+    nested
+        Parts of the training rows on each of which the whole procedure is scored, having seen the others.
     """
 
     name: _Name = "study"
     data: str
     label: str | None = None
+    groups: _Name | None = None
     model: str
     model_options: dict[str, Any] = {}
     initial: Literal["fresh", "saved"] = "fresh"
     validation: Annotated[_Number, Field(gt=0, lt=1)] | None = None
     folds: Annotated[int, Field(strict=True, ge=2)] | None = None
+    repeats: _Count = 1
+    stratify: Annotated[bool, Field(strict=True)] = True
+    refit: Annotated[bool, Field(strict=True)] | None = None
+    nested: Annotated[int, Field(strict=True, ge=2)] | None = None
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = (0, 1, 2, 3, 4)
     training: Training = Training()
     strategy: Literal["auto", "grid", "refine", "halving", "path", "bayes"] = "auto"
@@ -254,7 +272,7 @@ class StudySpec(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.validation is not None and self.folds is not None:
-            raise ValueError("give validation (one split) or folds, not both")
+            raise ValueError("give validation (a share held out) or folds, not both")
         names = [arm.name for arm in self.arms]
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
@@ -304,17 +322,27 @@ class StudySpec(_Part):
     @property
     def fold_numbers(self) -> Sequence[int]:
         """The ``fold`` of a trial: from 0 in a study of several splits, -1 in one of a single split."""
-        return range(self.folds) if self.folds else (-1,)
+        return range(self.split_count) if self.split_count > 1 else (-1,)
 
     @property
     def resamples(self) -> bool:
         """Whether several splits are drawn independently of each other, so that they overlap as they come."""
-        return False
+        return self.folds is None and self.repeats > 1
 
     @property
     def holdout(self) -> float:
         """The share of the training data that is held out for validation, in a study without folds."""
         return 0.2 if self.validation is None else self.validation
+
+    @property
+    def split_count(self) -> int:
+        """How many splits of the training rows each arm, strength and seed is trained on."""
+        return (self.folds or 1) * self.repeats
+
+    @property
+    def refits(self) -> bool:
+        """Whether the recommended arm is trained again, on all training rows."""
+        return self.split_count > 1 if self.refit is None else self.refit
 
     @property
     def all_arms(self) -> tuple[Arm, ...]:

@@ -50,6 +50,8 @@ _OWN = (
     "learning_curves.png",
     "curves",
     "models",
+    "refit",
+    "nested",
     "inputs",
     "study.toml",
 )
@@ -194,6 +196,12 @@ class RunDirectory:
         ):
             for path in folder.glob(f"{_UNFINISHED}*"):
                 _remove(path)
+
+    def part(self, name: str) -> RunDirectory:
+        """Return a folder inside for a training apart, laid out alike; who holds this one holds it too."""
+        inside = RunDirectory(self.path / name)
+        inside._sweep()
+        return inside
 
     def clear(self) -> None:
         """Remove what a run has written here, and nothing else."""

@@ -18,6 +18,7 @@ from shrinkage.data import Data
 from shrinkage.data.build import KEYS, build_data
 from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
 from shrinkage.study import runner
+from shrinkage.study.nested import names, run_nested
 from shrinkage.study.references import architecture, check_fit, load_study_data, same_weights
 from shrinkage.study.results import Results, frame
 from shrinkage.study.runner import Observer, Silent
@@ -52,9 +53,19 @@ class Study:
         :class:`~shrinkage.Recipe`). Where the recipe says ``strength``, ``strengths`` may name the values: a
         list, or ``{"low": 1e-6, "high": 0.1, "count": 6}`` for a geometric grid; else they are searched. The
         arm ``none``, without penalties, is added if it is missing.
-    validation, folds
-        The share of the training data held out (0.2 by default), stratified and fixed; or a number of
-        folds.
+    validation, folds, repeats, stratify
+        The share of the training data held out (0.2 by default), fixed; or a number of folds. And how often
+        the rows are split so (1). Each class has its share in every part unless ``stratify`` is false.
+    groups
+        What is equal for rows that no split may tear apart, such as the patient: an array, one entry for
+        each row of ``x_train``, with data that are arrays; the name of an array or a column with data
+        that are an ``.npz`` or a CSV file.
+    refit
+        Whether the recommended arm is trained again on all training rows, to be ``models/best.keras``; by
+        default where there are folds.
+    nested
+        A number of parts of the training rows; the whole study is run without each of them, and scored on
+        it: what the procedure gives on rows that had no part in it.
     seeds
         How many seeds, or a list of them.
     training
@@ -100,6 +111,11 @@ class Study:
         initial: str = "fresh",
         validation: float | None = None,
         folds: int | None = None,
+        repeats: int = 1,
+        stratify: bool = True,
+        groups: Any = None,
+        refit: bool | None = None,
+        nested: int | None = None,
         seeds: int | Sequence[int] = 5,
         training: dict[str, Any] | None = None,
         strategy: str | None = None,
@@ -110,18 +126,23 @@ class Study:
         storage: str | None = None,
         data_dir: str | Path | None = None,
     ) -> None:
-        self._model, self._data = model, _as_data(data)
+        self._model, self._data = model, _as_data(data, groups)
         self._data_dir = None if data_dir is None else str(data_dir)
         self.directory: Path | None = None
         fields = {
             "name": name,
             "data": resolved(str(data), Path()) if self._data is None else "inputs/data.npz",
             "label": label,
+            "groups": _name_of_groups(groups, self._data),
             "model": _reference(model),
             "model_options": {} if model_options is None else model_options,
             "initial": initial,
             "validation": validation,
             "folds": folds,
+            "repeats": repeats,
+            "stratify": stratify,
+            "refit": refit,
+            "nested": nested,
             "seeds": seeds,
             "training": {} if training is None else training,
             "rungs": rungs,
@@ -207,6 +228,8 @@ class Study:
             bench = runner.prepare(self.spec, data, allow_code)
             try:
                 summary = runner.run(bench, place, observer or Silent())
+                if self.spec.nested:
+                    run_nested(self, data, place, allow_code, observer or Silent())
             except KeyboardInterrupt:  # a notebook's stop button; what is finished can be looked at
                 self.directory = place.path
                 raise
@@ -312,9 +335,9 @@ class Study:
     def _clear(self, place: RunDirectory) -> None:
         with contextlib.suppress(SpecError):  # a study.toml that can't be read is removed as it is
             before = [StudySpec.read(place.spec)] if place.exists else []
-            for url, name in {(spec.storage, spec.name) for spec in (*before, self.spec)}:
-                if url is not None:
-                    TrialStore(place.path, url, name).delete()
+            for spec in (*before, self.spec):
+                for name in (spec.name, *names(spec)) if spec.storage is not None else ():
+                    TrialStore(place.path, spec.storage, name).delete()
         place.clear()
 
     def _materialised(self, place: RunDirectory, data: Data) -> StudySpec:
@@ -371,20 +394,33 @@ class Study:
         return self._asked.model_copy(update=changes)
 
 
-def _as_data(data: Any) -> Data | None:
+def _as_data(data: Any, groups: Any = None) -> Data | None:
+    named = isinstance(groups, str)
     if isinstance(data, (str, Path)):
+        if groups is not None and not named:
+            raise SpecError("groups as an array go with data as arrays; of a file, name the array or column.")
         return None
+    if named:
+        raise SpecError(f"groups = {groups!r} names a part of a file; with data as arrays give an array.")
+    given = {} if groups is None else {"groups": groups}
     if isinstance(data, Data):  # with the types that it will have when it is read back from the directory
-        return build_data(data.name, _arrays(data), labels=data.labels, owned=False)
+        return build_data(data.name, {**_arrays(data), **given}, labels=data.labels, owned=False)
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple) for part in data):
         data = tuple(array for part in data for array in part)  # as keras.datasets gives them
     if isinstance(data, tuple) and len(data) in (2, 4):
-        return build_data("data", dict(zip(KEYS, data, strict=False)), owned=False)
+        return build_data("data", {**dict(zip(KEYS, data, strict=False)), **given}, owned=False)
     raise SpecError(
         "data must be the name of a data set, a path, a Data, or a tuple (x_train, y_train), "
         "(x_train, y_train, x_test, y_test) or ((x_train, y_train), (x_test, y_test)); "
         f"got {type(data).__name__}."
     )
+
+
+def _name_of_groups(groups: Any, data: Data | None) -> Any:
+    """Return what study.toml calls the groups: as they are called in the file, or will be."""
+    if data is None:
+        return groups
+    return None if data.groups is None else "groups"
 
 
 def _reference(model: Any) -> str:
@@ -436,4 +472,5 @@ def _save_data(path: Path, data: Data) -> None:
 
 
 def _arrays(data: Data) -> dict[str, Any]:
-    return {key: getattr(data, key) for key in KEYS}
+    groups = {} if data.groups is None else {"groups": data.groups}
+    return {**{key: getattr(data, key) for key in KEYS}, **groups}

@@ -94,8 +94,8 @@ def plan_html(spec: StudySpec, model: str, data: str, finished: Mapping[str, int
     finished
         How many trials of each arm are stored; None where the study has not been run.
     """
-    repeats = len(spec.seeds) * (spec.folds or 1)
-    trials = {arm.name: len(arm.values()) * repeats for arm in spec.all_arms}
+    each = len(spec.seeds) * spec.split_count
+    trials = {arm.name: len(arm.values()) * each for arm in spec.all_arms}
     total, name = sum(trials.values()), plain(spec.name)
     if finished is None:
         done = {}
@@ -109,6 +109,8 @@ def plan_html(spec: StudySpec, model: str, data: str, finished: Mapping[str, int
         for a in spec.all_arms
     ]
     split = count(spec.folds, "folds") if spec.folds else f"{100 * spec.holdout:g} % held out for validation"
+    if spec.repeats > 1:
+        split += f" × {spec.repeats} repeats"
     setting = (
         f"{model} on {data}: {count(len(spec.seeds), 'seeds')}, {split}, "
         f"{count(spec.training.epochs, 'epochs')} of {spec.training.optimizer}."

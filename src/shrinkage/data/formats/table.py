@@ -27,11 +27,12 @@ _LARGEST = float(np.finfo(np.float32).max)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 
 
-def read_csv(path: Path, label: str | None = None) -> dict[str, Any]:
+def read_csv(path: Path, label: str | None = None, groups: str | None = None) -> dict[str, Any]:
     r"""Read a table whose first line names its columns.
 
     The separator is the comma, semicolon or tab that the first line has most of. One column is the
-    label, all others are features. What the labels mean follows from how they are written:
+    label, another may say which rows belong together, and all others are features. What the labels
+    mean follows from how they are written:
 
     - whole numbers with at most 100 distinct values, each seen twice on average: classes;
     - other numbers: a regression target (write ``3.0`` rather than ``3`` to say so);
@@ -43,12 +44,15 @@ def read_csv(path: Path, label: str | None = None) -> dict[str, Any]:
         The file, UTF-8.
     label
         Name of the label column. By default the one called ``label``, ``target``, ``class`` or ``y``.
+    groups
+        Name of the column, of numbers or text, that is equal where rows belong together.
 
     Returns
     -------
     dict
         ``x_train`` float32 of shape N×features; ``y_train`` of shape N, float32 or integer; ``labels``,
-        the names of classes in alphabetical order, where they are texts.
+        the names of classes in alphabetical order, where they are texts; with ``groups``, these as
+        integers of shape N, numbered as they come.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def read_csv(path: Path, label: str | None = None) -> dict[str, Any]:
         separator = max(",;\t", key=header.count)
         columns = [name.strip() for name in next(csv.reader([header], delimiter=separator, strict=True))]
         at = _label_column(columns, label, path)
-        table = _Table(path, columns, at, separator, size)
+        table = _Table(path, columns, at, _group_column(columns, groups, at, path), separator, size)
         table.read(file)
     return table.arrays()
 
@@ -90,8 +94,25 @@ def _first_line(file: TextIO, path: Path) -> str:
     return header
 
 
+def _group_column(columns: list[str], groups: str | None, label: int, path: Path) -> int | None:
+    if groups is None:
+        return None
+    if groups not in columns:
+        raise _no_column(columns, groups, path)
+    if groups == columns[label]:
+        raise DataError(f"{path}: the column {groups!r} is the label; groups need another one.")
+    return columns.index(groups)
+
+
+def _no_column(columns: list[str], name: str, path: Path) -> DataError:
+    return DataError(f"{path} has no column {name!r}; it has {_shown(columns)}.{did_you_mean(name, columns)}")
+
+
+def _shown(columns: list[str]) -> str:
+    return ", ".join(columns[:30]) + (", …" if len(columns) > 30 else "")
+
+
 def _label_column(columns: list[str], label: str | None, path: Path) -> int:
-    shown = ", ".join(columns[:30]) + (", …" if len(columns) > 30 else "")
     if len(columns) > MAX_COLUMNS:
         raise DataError(f"{path} has {len(columns)} columns; at most {MAX_COLUMNS} are read.")
     if all(_number(name) is not None for name in columns):
@@ -106,7 +127,7 @@ def _label_column(columns: list[str], label: str | None, path: Path) -> int:
         raise DataError(f"{path} has two columns named {twice!r}.")
     if label is not None:
         if label not in columns:
-            raise DataError(f"{path} has no column {label!r}; it has {shown}.{did_you_mean(label, columns)}")
+            raise _no_column(columns, label, path)
         return columns.index(label)
     found = [at for at, name in enumerate(columns) if name.lower() in LABEL_NAMES]
     if len(found) != 1:
@@ -114,7 +135,7 @@ def _label_column(columns: list[str], label: str | None, path: Path) -> int:
         near = "" if found else next((hint for n in LABEL_NAMES if (hint := did_you_mean(n, columns))), "")
         raise DataError(
             f"{path} has {which} named {', '.join(LABEL_NAMES[:-1])} or y; "
-            f"say which column is the label (`label=`). Columns: {shown}.{near}"
+            f"say which column is the label (`label=`). Columns: {_shown(columns)}.{near}"
         )
     return found[0]
 
@@ -122,13 +143,19 @@ def _label_column(columns: list[str], label: str | None, path: Path) -> int:
 class _Table:
     """Parses rows straight into one array, whose size is bounded by the file's before it is allocated."""
 
-    def __init__(self, path: Path, columns: list[str], label: int, separator: str, size: int) -> None:
-        if len(columns) < 2:
+    def __init__(
+        self, path: Path, columns: list[str], label: int, groups: int | None, separator: str, size: int
+    ) -> None:
+        self.features = [name for at, name in enumerate(columns) if at not in (label, groups)]
+        if not self.features:
+            only = " and ".join(map(repr, columns))
             raise DataError(
-                f"{path} has only the column {columns[0]!r}; features are needed beside the label."
+                f"{path} has only the column{'s' * (len(columns) > 1)} {only}; features are needed beside "
+                f"{'the label' if groups is None else 'label and groups'}."
             )
         self.path, self.columns, self.label, self.separator = path, columns, label, separator
-        self.features = [name for at, name in enumerate(columns) if at != label]
+        self.groups = None if groups is None else _Groups(path, columns[groups], groups)
+        self._apart = sorted({label, label if groups is None else groups}, reverse=True)  # of the features
         self.labels = _Labels(path, columns[label])
         # Each cell takes a character and a separator, so this many rows at most: pages that no row
         # reaches are never touched.
@@ -149,7 +176,11 @@ class _Table:
             if cells and len(cells) != len(self.columns):
                 _fail(self.path, line, f"{len(cells)} values where the header names {len(self.columns)}")
             if cells:  # else a blank line
-                self.labels.add(cells.pop(self.label).strip(), line)
+                self.labels.add(cells[self.label].strip(), line)
+                if self.groups:
+                    self.groups.add(cells[self.groups.at].strip(), line)
+                for at in self._apart:
+                    del cells[at]
                 self._add(cells, line)
 
     def arrays(self) -> dict[str, Any]:
@@ -157,7 +188,8 @@ class _Table:
         count = len(self.labels)
         if not count:
             raise DataError(f"{self.path} has a header but no rows.")
-        return {"x_train": self.x[:count], **self.labels.targets()}
+        groups = {"groups": np.asarray(self.groups.codes)} if self.groups else {}
+        return {"x_train": self.x[:count], **self.labels.targets(), **groups}
 
     def _lines(self, file: TextIO) -> Iterator[str]:
         number = 1
@@ -193,6 +225,21 @@ class _Table:
             if not abs(value) <= _LARGEST:
                 _fail(self.path, line, f"{shown}, which float32 can't hold")
         _fail(self.path, line, "a row that can't be read")
+
+
+class _Groups:
+    """The column of groups, as codes of its texts."""
+
+    def __init__(self, path: Path, name: str, at: int) -> None:
+        self.at, self._path, self._name = at, path, name
+        self.codes = array("q")
+        self._texts: dict[str, int] = {}
+
+    def add(self, text: str, line: int) -> None:
+        """Take the group of the next row."""
+        if text.lower() in _MISSING:
+            _fail(self._path, line, f"the column of groups {self._name!r} has a missing value")
+        self.codes.append(self._texts.setdefault(text, len(self._texts)))
 
 
 class _Labels:

@@ -1,0 +1,100 @@
+"""What comes after the choice: the model trained on all rows, and what the procedure gives on unseen data.
+
+Facts, no Keras: `shrinkage.study.refit` and `shrinkage.study.nested` find them, and ``summary.json`` holds
+them under ``refit`` and ``nested``, where whatever shows them reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from shrinkage.study.stats import Estimate
+from shrinkage.study.summary import from_json
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One training of an arm at one strength on all training rows.
+
+    Attributes
+    ----------
+    arm, strength, seed
+        What was trained.
+    rows, epochs
+        On how many rows, and how long: the rounded mean of the epochs that counted in its trials.
+    diverged
+        A loss was not finite, so that there is no such model.
+    test_data_loss, test_accuracy
+        On test data, once; NaN where that does not exist.
+    """
+
+    arm: str
+    strength: float | None
+    seed: int
+    rows: int
+    epochs: int
+    diverged: bool
+    test_data_loss: float
+    test_accuracy: float
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self | None:
+        """Return what ``summary.json`` holds, or None.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, or of another shape.
+        """
+        return from_json(cls, stored["refit"]) if "refit" in stored else None
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The whole procedure on all training rows but one part, and what its model scores on that part.
+
+    Attributes
+    ----------
+    fold
+        Which part, from 0.
+    train, test
+        Rows that the procedure saw, and rows of the part.
+    refit
+        What it chose and trained on all that it saw, scored on the part; None where nothing could be
+        chosen.
+    """
+
+    fold: int
+    train: int
+    test: int
+    refit: Refit | None
+
+
+@dataclass(frozen=True)
+class Nested:
+    """What a study, its choice included, gives on rows that had no part in it.
+
+    Attributes
+    ----------
+    outer
+        One record for each part of the training rows.
+    data_loss, accuracy
+        Estimates over the parts that have a score; ``accuracy`` is without values for a regression.
+    """
+
+    outer: tuple[Outer, ...]
+    data_loss: Estimate
+    accuracy: Estimate
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self | None:
+        """Return what ``summary.json`` holds, or None.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, or of another shape.
+        """
+        return from_json(cls, stored["nested"]) if "nested" in stored else None
