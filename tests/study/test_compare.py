@@ -19,7 +19,8 @@ from scipy import stats as sp
 from shrinkage.errors import SpecError
 from shrinkage.study import words
 from shrinkage.study.compare import _verdict, cells, differences, recommend, select, summarise
-from shrinkage.study.stats import Estimate, detectable_difference, estimate, holm, paired_t
+from shrinkage.study.power import detectable_difference
+from shrinkage.study.stats import Estimate, estimate, holm, paired_t
 from shrinkage.study.summary import as_json
 
 NAN = float("nan")

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 
 from shrinkage.report.said import Fact, Text, arm_called, counted, each, listed, named, tell
-from shrinkage.study.stats import ALPHA, POWER, PairedTest
+from shrinkage.study.power import ALPHA, POWER
+from shrinkage.study.stats import PairedTest
 from shrinkage.study.summary import ArmSummary, Difference, Summary
 
 _SURE, _POWER = f"{1 - ALPHA:.0%}".replace("%", " %"), f"{POWER:.0%}".replace("%", " %")

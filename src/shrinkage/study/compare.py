@@ -17,7 +17,8 @@ from shrinkage.errors import SpecError, did_you_mean
 from shrinkage.study import words
 from shrinkage.study.diagnose import diagnose
 from shrinkage.study.selection import cells, check_frame, recommend, select, trials_at
-from shrinkage.study.stats import ALPHA, PairedTest, holm, paired_t
+from shrinkage.study.power import ALPHA
+from shrinkage.study.stats import PairedTest, holm, paired_t
 from shrinkage.study.summary import (
     ArmSummary,
     Cell,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from shrinkage.study.stats import ALPHA, POWER, Estimate
+from shrinkage.study.power import ALPHA, POWER
+from shrinkage.study.stats import Estimate
 from shrinkage.study.summary import Diagnosis, Difference, Measure, Over, Recommendation, Selection, Verdict
 
 FEW = 5  # below this many seeds or folds, what could have been found is always said
