@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from shrinkage.study.runner import Bench
 
 
+MARGIN = 0.002  # of accuracy: 0.2 points, the difference that does not matter where a study sets no other
+
 Weights = Callable[[Trial], Sequence[NDArray[Any]]]
 
 
@@ -67,14 +69,16 @@ def _compare(
     spec = bench.spec
     table = frame([arm.name for arm in spec.all_arms], finished, scores)
     split = bench.loop.task.splits[0]
+    classification = bench.objective.classification
     return summarise(
         table.drop(columns="key"),
         directory.curves(list(table["key"])),
         baseline=spec.baseline.name,
-        classification=bench.objective.classification,
+        classification=classification,
         folds=spec.folds,
         one_split=spec.folds is None,
         n_test_over_n_train=len(split.validation) / len(split.train) if spec.folds else None,
+        margin=MARGIN if spec.margin is None and classification else spec.margin,
         early_stopping=spec.training.early_stopping is not None,
         guess=best_guess(bench.objective.loss, bench.loop.task.y[split.validation]),
     )

@@ -170,9 +170,7 @@ def units_for_equivalence(
     if not margin > 0:
         raise ValueError(f"a margin must be positive, not {margin!r}")
     # A one-sided level is half of a two-sided one, whose other tail is next to nothing at this power.
-    return units_needed(
-        sd, margin, train_test_ratio=train_test_ratio, alpha=2 * alpha, power=(1 + power) / 2
-    )
+    return units_needed(sd, margin, train_test_ratio=train_test_ratio, alpha=2 * alpha, power=(1 + power) / 2)
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:

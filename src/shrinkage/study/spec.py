@@ -195,6 +195,10 @@ class StudySpec(_Part):
     rungs
         Epochs after which strengths are stopped, ascending; by default after a twelfth, a sixth and a
         third of them.
+    margin
+        The difference in accuracy (of a regression, in data loss) that does not matter: an arm is called
+        equivalent to the baseline where it is shown to be within it. By default 0.002 in accuracy, that is
+        0.2 points, and none for a regression, whose loss can have any unit.
     """
 
     name: _Name = "study"
@@ -210,6 +214,7 @@ class StudySpec(_Part):
     strategy: Literal["grid", "halving"] = "grid"
     rungs: tuple[_Count, ...] | None = None
     arms: tuple[Arm, ...]
+    margin: Annotated[_Number, Field(gt=0)] | None = None
     storage: str | None = None
 
     @field_validator("seeds", mode="before")

@@ -63,6 +63,9 @@ class Study:
     strategy, rungs
         ``"grid"`` trains every strength to the end. ``"halving"`` stops, after each of ``rungs`` (epochs, by
         default a twelfth, a sixth and a third of them), the worse half of each arm's strengths.
+    margin
+        The difference in accuracy (of a regression, in data loss) that does not matter, against which
+        equivalence is tested: 0.002 by default, that is 0.2 points, and none for a regression.
     name, model_options, initial, label, storage
         As in ``study.toml``.
     data_dir
@@ -104,6 +107,7 @@ class Study:
         training: dict[str, Any] | None = None,
         strategy: str = "grid",
         rungs: Sequence[int] | None = None,
+        margin: float | None = None,
         label: str | None = None,
         storage: str | None = None,
         data_dir: str | Path | None = None,
@@ -125,6 +129,7 @@ class Study:
             "strategy": strategy,
             "rungs": rungs,
             "arms": arms,
+            "margin": margin,
             "storage": storage,
         }
         self.spec = self._asked = StudySpec.parse(fields)  # what a run stores is named in `spec` alone

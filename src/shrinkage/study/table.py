@@ -69,7 +69,7 @@ def _with_error(mean: str, error: str, estimate: Estimate) -> str:
 def _difference(difference: Difference | None) -> str:
     if difference is None or difference.test.n == 0:
         return "–"
-    accuracy = difference.measure == "test_accuracy"
+    accuracy = difference.measure.endswith("accuracy")
     scale, unit, digits = (100, " points", 2) if accuracy else (1, "", 4)
     # Adding 0 makes the -0 that a rounded trifle is a 0.
     mean, low, high = (
