@@ -260,6 +260,7 @@ BAD = {
     "rungs past the end": (top('strategy = "halving"\nrungs = [2, 20]\n'), "rungs", "20 epochs"),
     "no rung": (top('strategy = "halving"\nrungs = []\n'), "rungs", "ascend"),
     "strategy": (top('strategy = "halfing"\n'), "strategy", "halving"),
+    "no margin": (top("margin = 0.0\n"), "margin", "must be > 0", "0.0"),
     "both": (top("validation = 0.2\nfolds = 3\n"), "validation", "folds", "not both"),
     "no seeds": (top("seeds = 0\n"), "seeds", "1 to 10,000", "0"),
     "negative seeds": (top("seeds = -3\n"), "seeds", "-3"),

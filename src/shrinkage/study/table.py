@@ -28,7 +28,8 @@ def summary_html(summary: Summary) -> str:
 
 def caption(summary: Summary) -> str:
     """Say what the numbers of `arm_row` are."""
-    return f"mean ± standard error over {summary.over}, [95 % interval]"
+    of = "; differences are of held-out rows" if summary.over == "folds" else ""
+    return f"mean ± standard error over {summary.over}, [95 % interval]{of}"
 
 
 def arm_row(arm: ArmSummary, summary: Summary, *, narrow: bool = False) -> dict[str, str]:
