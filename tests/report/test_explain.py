@@ -35,7 +35,7 @@ NAN = float("nan")
 NUMBER = re.compile(r"(?<![\w.-])-?\d(?:[\d,]*\d)?(?:\.\d+)?(?:e-?\d+)?")
 
 
-def study(arms, *, seeds=5, folds=None, baseline="none", classification=True, curves=True):
+def study(arms, *, seeds=5, folds=None, baseline="none", classification=True, curves=True, margin=None):
     """A summary: ``arms`` maps arm -> {strength: validation loss, or (validation, test loss, accuracy)}.
 
     Each may be a function of the seed; NaN diverges, and minus a loss is stopped.
@@ -58,7 +58,7 @@ def study(arms, *, seeds=5, folds=None, baseline="none", classification=True, cu
     return summarise(
         pd.DataFrame(rows), pd.DataFrame(epochs) if curves else None, baseline=baseline,
         classification=classification, folds=folds, one_split=folds is None,
-        n_test_over_n_train=0.25 if folds else None,
+        n_test_over_n_train=0.25 if folds else None, margin=margin,
     )  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def check(said, stored):
         written = [form for path in one.facts for form in forms_of(value_at(stored, path))]
         backed = {number for text in written for number in NUMBER.findall(text)}
         without = re.sub(
-            r"\(1-SE\)|includes 0,|without 0;|\b(95|80) % (interval|of such)|in 95 %", "", one.sentence
+            r"\(1-SE\)|includes 0,|without 0;|\b(95|90|80) % (interval|of such)|in 95 %", "", one.sentence
         )
         assert set(NUMBER.findall(without)) <= backed, one
 
@@ -179,6 +179,7 @@ def studies(draw):
         baseline=draw(st.sampled_from([None, names[0]])),
         classification=draw(st.booleans()),
         curves=draw(st.booleans()),
+        margin=draw(st.sampled_from([None, 0.01, 0.5])),
     )
     penalty = st.sampled_from(["l1(0.1)", "l2(1e-05)", "group_lasso(3)", "Own"])
     evidence = looked(
@@ -309,7 +310,33 @@ def test_folds():
     text = told(study({"none": BASE, "l2": {0.01: wild(0.4, 0.5, 0.8)}}, folds=3, seeds=2))
     assert "in turn in 3 folds" in text[COMPARED]
     assert "what 3 folds showed" in text[REAL]
+    assert "of the rows that each of 3 folds holds out" in text[REAL]
+    assert not re.search("higher|lower", text[WON].partition("On test data")[2])
     assert "one split" not in text[UNTESTED]
+
+
+@pytest.mark.parametrize(
+    ("third", "says"),
+    [(0.1, "; it is chosen also with any fold left out."), (9.0, "λ = 0.01 to 0.1 are chosen.")],
+)
+def test_folds_tell_whether_the_strength_is_stable(third, says):
+    by_strength = {0.01: lambda i: 9.0 if i == 14 else 0.1, 0.1: lambda i: third if i == 0 else 0.05}
+    text = told(study({"none": BASE, "l2": by_strength}, folds=3, seeds=1))
+    assert says in text[STRONG]
+
+
+def test_equivalence_is_told_with_its_margin():
+    summary = study({"none": BASE, "l2": {0.01: steady(0.4, 0.5, 0.8)}}, margin=0.01)
+    text = told(summary)
+    assert summary.arm("l2").verdict == "equivalent"
+    assert "it is under 1 point, the margin set as one that does not matter: the 90 % interval" in text[REAL]
+    assert text[REAL].endswith("So: l2 at λ = 0.01 is within 1 point of none; the simpler one is enough.")
+
+
+def test_what_would_settle_it_is_told():
+    summary = study({"none": BASE, "l2": {0.01: wild(0.4, 0.5, 0.8)}}, margin=0.1)
+    more = summary.arm("l2").accuracy.more
+    assert f"About {more} more seeds would settle it." in told(summary)[REAL]
 
 
 def test_a_regression_has_no_accuracy_and_no_classes():

@@ -120,6 +120,7 @@ def test_an_arms_own_learning_rate_is_pasted_with_it():
     [
         ("no difference", "no difference", True),
         ("worse", "no difference", True),
+        ("equivalent", "no difference", True),
         ("better", "no difference", False),
         ("no difference", "better", False),
         ("worse", "better", False),  # a trade

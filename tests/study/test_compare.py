@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from scipy import stats as sp
 
 from shrinkage.errors import SpecError
-from shrinkage.study import words
-from shrinkage.study.compare import _verdict, cells, differences, recommend, select, summarise
-from shrinkage.study.stats import Estimate, detectable_difference, estimate, holm, paired_t
-from shrinkage.study.summary import as_json
+from shrinkage.study import notes, words
+from shrinkage.study.compare import cells, differences, recommend, select, summarise
+from shrinkage.study.judge import judge
+from shrinkage.study.power import detectable_difference
+from shrinkage.study.stats import Estimate, estimate, holm, paired_t
+from shrinkage.study.summary import Summary, as_json
 
 NAN = float("nan")
 
@@ -52,7 +54,7 @@ def compared(frame, measure="test_accuracy", ratio=None):
     return differences(frame, select(cells(frame)), baseline="none", measure=measure, train_test_ratio=ratio)
 
 
-def summary_of(frame, *, classification=True, baseline="none", folds=None, ratio=None, curves=None):
+def summary_of(frame, *, classification=True, baseline="none", folds=None, ratio=None, curves=None, **more):
     return summarise(
         frame,
         curves,
@@ -61,6 +63,7 @@ def summary_of(frame, *, classification=True, baseline="none", folds=None, ratio
         folds=folds,
         one_split=folds is None,
         n_test_over_n_train=ratio,
+        **more,
     )
 
 
@@ -515,7 +518,7 @@ def test_no_baseline_choice_no_differences():
 
 def test_unscored_test_data_is_no_test():
     found = compared(trials({"none": {None: [1.0] * 3}, "l2": {0.1: [0.9] * 3}}))["l2"]
-    assert (found.test.n, found.verdict, found.words) == (0, "no test", "not compared on test data")
+    assert (found.test.n, found.verdict, found.words) == (0, "no test", "not compared")
     assert found.sentence.endswith("there is nothing to compare.")
 
 
@@ -525,8 +528,8 @@ def false_positives(n, repeats, seed, step=None):
     d = rng.normal(0.0, 0.004, (repeats, n))
     if step is not None:
         d = np.rint(d / step) * step  # accuracy counts whole samples
-    verdicts = (_verdict(t, t.p, "test_accuracy") for t in (paired_t(row, scale=0.97) for row in d))
-    return sum(v in ("better", "worse") for v in verdicts) / repeats
+    judged = (judge([paired_t(row, scale=0.97)], higher_is_better=True) for row in d)
+    return sum(found[0].verdict in ("better", "worse") for found in judged) / repeats
 
 
 @pytest.mark.parametrize(("n", "step"), [(5, None), (5, 1 / 360), (2, 1 / 360), (3, 1 / 100)])
@@ -541,10 +544,7 @@ def test_three_arms_are_wrong_anywhere_at_most_6_percent_of_the_time():
     wrong = 0
     for of_study in arms - none:  # all three share the baseline's trials
         tests = [paired_t(d, scale=0.9) for d in of_study]
-        adjusted = holm([t.p for t in tests])
-        wrong += any(
-            _verdict(t, p, "test_accuracy") != "no difference" for t, p in zip(tests, adjusted, strict=True)
-        )
+        wrong += any(found.verdict != "no difference" for found in judge(tests, higher_is_better=True))
     assert wrong / 1500 <= 0.06, f"seed 21: {wrong / 1500:.3f}"
 
 
@@ -619,17 +619,22 @@ def test_no_difference_says_what_could_have_been_found():
     )
     size = words.amount(found.test.detectable, True)
     assert found.sentence.endswith(
-        f"with this spread 5 seeds find a true difference of {size} with 80 % power."
+        f"with this spread 5 seeds find a true difference of {size} with 80 % power; "
+        f"about {found.more} more seeds would settle it."
     )
 
 
 def test_a_fold_study_is_corrected_and_says_so():
-    summary = summary_of(real_looking(seeds=2, folds=5), folds=5, ratio=0.25)
+    frame = real_looking(seeds=2, folds=5)
+    frame["val_accuracy"] += frame.index % 7 / 1000
+    summary = summary_of(frame, folds=5, ratio=0.25)
     assert (summary.over, summary.seeds, summary.folds, summary.train_test_ratio) == ("folds", 2, 5, 0.25)
     text = " ".join(summary.notes)
     assert "1/5 + n_test/n_train, with n_test/n_train = 0.25" in text
     assert "One split" not in text
     assert "over 5 folds" in summary.headline[0]
+    assert "on held-out rows" in summary.headline[1]
+    assert "test data" not in " ".join(summary.headline)
 
 
 def test_a_shared_split_is_said_and_needs_no_correction():
@@ -640,15 +645,13 @@ def test_a_shared_split_is_said_and_needs_no_correction():
     )
 
 
-def test_resampled_holdout_splits_are_corrected_where_the_ratio_is_known():
-    def of(ratio):
-        return summarise(
-            real_looking(), None, baseline="none", classification=True, folds=None, one_split=False,
-            n_test_over_n_train=ratio,
-        )  # fmt: skip
-
-    assert of(0.25).arm("l2").accuracy.test.se > of(None).arm("l2").accuracy.test.se
-    assert any("not corrected" in note for note in of(None).notes)
+def test_resampled_holdout_splits_are_said_not_to_be_corrected_for():
+    summary = summarise(
+        real_looking(), None, baseline="none", classification=True, folds=None, one_split=False,
+        n_test_over_n_train=0.25,
+    )  # fmt: skip
+    assert summary.train_test_ratio is None
+    assert any("not corrected" in note for note in summary.notes)
 
 
 def test_without_a_baseline_there_are_no_differences_and_it_is_said():
@@ -680,18 +683,34 @@ def test_the_baseline_is_recommended_where_nothing_is_better():
     assert summary_of(frame).headline[0].startswith("Lowest mean validation data loss: none, the baseline (")
 
 
-def test_cells_with_fewer_trials_are_counted():
-    assert any(
-        note.startswith("1 cell has fewer trials") for note in summary_of(real_looking().drop(index=7)).notes
-    )
+def test_a_strength_that_was_explored_on_fewer_seeds_can_not_be_chosen():
+    frame = trials({"none": {None: [1.0] * 3}, "l2": {0.1: [0.5] * 3, 0.2: [0.1] * 3, 0.3: [0.6] * 3}})
+    part = frame.drop(index=frame.index[(frame["strength"] == 0.2) & (frame["seed"] == 2)])
+    summary = summary_of(part)
+    found = summary.arm("l2")
+    assert summary_of(frame).arm("l2").selection.strength == 0.2
+    assert (found.selection.strength, found.selection.partial, found.selection.ineligible) == (0.1, 1, 0)
+    assert [(cell.partial, cell.eligible) for cell in found.cells] == [
+        (False, True),
+        (True, False),
+        (False, True),
+    ]
+    assert "1 cell was explored on fewer seeds only, and can't be chosen." in summary.notes
+
+
+def test_an_arm_that_was_only_explored_has_no_choice_and_did_not_diverge():
+    frame = trials({"none": {None: [1.0] * 3}, "l2": {0.1: [0.5] * 3}}).drop(index=5)
+    found = summary_of(frame).arm("l2")
+    assert (found.selection.chosen, found.verdict) == (None, "not trained to the end")
+    assert found.notes == ("l2: nothing could be chosen, since no cell was trained to the end on all seeds.",)
 
 
 def test_wrong_arguments_are_refused_by_name():
     with pytest.raises(SpecError, match=r"'nine' is no arm.*Did you mean 'none'"):
         summary_of(real_looking(), baseline="nine")
-    with pytest.raises(ValueError, match="folds=None disagrees"):
+    with pytest.raises(ValueError, match="folds=None, repeats=1 disagrees"):
         summary_of(real_looking(seeds=2, folds=3), ratio=0.5)
-    with pytest.raises(ValueError, match="folds=2 disagrees"):
+    with pytest.raises(ValueError, match="folds=2, repeats=1 disagrees"):
         summary_of(real_looking(seeds=2, folds=3), folds=2, ratio=0.5)
     with pytest.raises(ValueError, match="n_test_over_n_train"):
         summary_of(real_looking(seeds=2, folds=3), folds=3)
@@ -706,7 +725,8 @@ def test_json_is_strict_and_comes_back_equal(seeds):
     plain = summary_of(frame).to_json()
     text = json.dumps(plain, allow_nan=False)
     assert json.loads(text) == plain
-    assert plain["format"] == 1
+    assert Summary.from_json(json.loads(text)).to_json() == plain
+    assert plain["format"] == 2
     assert plain["arms"][1]["selection"]["chosen"]["strength"] == 3e-4
     assert len(plain["arms"][1]["accuracy"]["pairs"]) == seeds
 
@@ -771,7 +791,7 @@ def test_grammar_of_one_and_many():
 def test_edge_notes_say_which_way_to_extend(edge, says):
     order = (3.0, 2.0, 1.0) if edge == "upper" else (1.0, 2.0, 3.0)
     choice = choice_of(dict(zip((0.1, 0.2, 0.3), ([x] * 3 for x in order), strict=True)))
-    assert says in words.edge_note(choice)
+    assert says in notes.edge_note(choice)
 
 
 def test_importing_the_statistics_loads_nothing_heavy():
@@ -793,10 +813,13 @@ def test_importing_the_statistics_loads_nothing_heavy():
         (("no difference", "worse"), "So: stay with none"),
         (("worse", "no difference"), "So: stay with none"),
         (("better", "worse"), "So: a trade"),
+        (("equivalent", "no difference"), "So: l2 is within 0.5 points of none; the simpler one is enough"),
+        (("equivalent", "better"), "So: use l2 for its lower data loss; otherwise it is within 0.5 points"),
+        (("equivalent", "worse"), "So: stay with none"),
         (("no test", "no test"), "So: take l2 for now"),
     ],
 )
 def test_the_advice_follows_the_verdicts(verdicts, said):
-    base = summary_of(real_looking()).arm("l2").accuracy
+    base = summary_of(real_looking(), margin=0.005).arm("l2").accuracy
     compared = [dataclasses.replace(base, verdict=verdict) for verdict in verdicts]
     assert words._advice("l2", "none", "seeds", compared).startswith(said)

@@ -605,6 +605,12 @@ def test_folds(blobs, tmp_path):
         assert scored["data_loss"] == pytest.approx(found, rel=1e-6)
 
 
+@pytest.mark.parametrize(("asked", "margin"), [(None, 0.002), (0.05, 0.05)])
+def test_a_margin_is_a_fifth_of_a_point_unless_the_study_says_another(blobs, tmp_path, asked, margin):
+    summary = run(runner.prepare(small(margin=asked), blobs, False), tmp_path / "run")
+    assert summary.margin == margin
+
+
 def regression(n, rng, targets):
     x = rng.normal(size=(n, 4)).astype("float32")
     y = (x @ rng.normal(size=(4, 3))).astype("float32")
@@ -618,6 +624,7 @@ def test_regression(rng, tmp_path, targets):
     summary = run(bench, tmp_path / "run")
     frame = table(bench, tmp_path / "run")
     assert not summary.classification
+    assert summary.margin is None
     assert frame["val_accuracy"].isna().all()
     assert frame["test_accuracy"].isna().all()
     for column in ("train_mae", "val_mae", "test_mae"):

@@ -276,6 +276,7 @@ BAD = {
     "budget of no time": (top('strategy = "auto"\nbudget = "0 s"\n'), "budget", "10 min", "'0 s'"),
     "budget of a grid": (top("budget = 10\n"), "budget goes with a search", 'strategy = "grid"'),
     "tolerance": (top('strategy = "auto"\ntolerance = -1.0\n'), "tolerance must be ≥ 0", "-1"),
+    "no margin": (top("margin = 0.0\n"), "margin", "must be > 0", "0.0"),
     "both": (top("validation = 0.2\nfolds = 3\n"), "validation", "folds", "not both"),
     "no seeds": (top("seeds = 0\n"), "seeds", "1 to 10,000", "0"),
     "negative seeds": (top("seeds = -3\n"), "seeds", "-3"),

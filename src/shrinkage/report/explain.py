@@ -173,7 +173,11 @@ def _choice(arm: ArmSummary, fact: Fact) -> Text:
     if len(arm.selection.strengths) == 1:
         only = "{arm.arm}: λ = {cell.strength:number} is the only strength that was tried."
         return tell(only, choice.strengths, arm=fact, cell=cell)
-    out = [(choice.stopped, "stopped on the way"), (choice.ineligible, "with diverged trials")]
+    out = [
+        (choice.stopped, "stopped on the way"),
+        (choice.ineligible, "with diverged trials"),
+        (choice.partial, f"explored on fewer {arm.selection.over}"),
+    ]
     without = [tell("{n} {why}", n=n, why=why) for n, why in out if n.value]
     text = tell(
         "{arm.arm}: of {choice.strengths:how many} strengths{without}, λ = {cell.strength:number} has "
@@ -183,12 +187,27 @@ def _choice(arm: ArmSummary, fact: Fact) -> Text:
         without=tell(" ({without})", without=listed(without)) if without else "",
         cell=cell,
     )
-    if not _has_larger(arm):
-        return text + tell(".")
-    within = (
-        "; λ = {cell.strength:number} is as good within the error, with {cell.val_data_loss.mean:number}."
+    if _has_larger(arm):
+        within = (
+            "; λ = {cell.strength:number} is as good within the error, with {cell.val_data_loss.mean:number}"
+        )
+        text += tell(within, cell=choice.one_se)
+    return text + _stable(arm, choice) + tell(".")
+
+
+def _stable(arm: ArmSummary, choice: Fact) -> Text:
+    """Say what would have been chosen with another fold left out."""
+    found = arm.selection.stability
+    if found is None or len(found.strengths) < 2:
+        return Text("", ())
+    if set(found.strengths) == {arm.selection.strength}:
+        return tell("; it is chosen also with any fold left out", choice.stability.share)
+    least, most = (found.strengths.index(end(found.strengths)) for end in (min, max))
+    return tell(
+        "; with one fold left out in turn, strengths from λ = {low:number} to {high:number} are chosen",
+        low=choice.stability.strengths[least],
+        high=choice.stability.strengths[most],
     )
-    return text + tell(within, cell=choice.one_se)
 
 
 # --- how training went ----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from shrinkage.report.style import arm_styles
 from shrinkage.study.complaint import concealed
 from shrinkage.study.results import Results
 from shrinkage.study.summary import ArmSummary, Summary
-from shrinkage.study.words import at_strength, count, duration, percent
+from shrinkage.study.words import at_strength, count, duration, percent, settle
 
 
 def facts(results: Results) -> Facts:
@@ -106,7 +106,9 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
         steps.append(arm.diagnosis.next_step if arm.diagnosis else "")
         found = arm.accuracy if summary.classification else arm.data_loss
         if found is not None and found.verdict == "no difference":
-            steps.append(f"Run more than {found.test.n} {found.over} to find a smaller difference.")
+            more = settle(found)
+            rest = f"Run more than {found.test.n} {found.over} to find a smaller difference"
+            steps.append(f"{more[:1].upper()}{more[1:]}." if more else f"{rest}.")
     return Verdict(
         title=title[:1].upper() + title[1:],
         sentence=sentence,
@@ -134,7 +136,7 @@ def _enough(summary: Summary) -> str:
         return ""
     arm = summary.arm(best.arm)
     verdicts = {found.verdict for found in (arm.accuracy, arm.data_loss) if found is not None}
-    return baseline if verdicts and verdicts <= {"no difference", "worse"} else ""
+    return baseline if verdicts and verdicts <= {"no difference", "equivalent", "worse"} else ""
 
 
 def _told(summary: Summary) -> tuple[str, ...]:
@@ -225,6 +227,7 @@ def _validation(summary: Summary, frame: pd.DataFrame, styles: Mapping[str, int]
                 one_se=one_se is not None and one_se.strength == cell.strength,
                 diverged=cell.diverged > 0,
                 stopped=cell.stopped > 0,
+                partial=cell.partial,
             )
 
 

@@ -284,7 +284,7 @@ def _interval(arm: ArmRow) -> str:
     found = arm.difference
     if found is None or found.test.n == 0:
         return "–"
-    accuracy = found.measure == "test_accuracy"
+    accuracy = found.measure.endswith("accuracy")
     mean = words.amount(found.test.mean, accuracy)
     if not math.isfinite(found.test.low):
         return mean

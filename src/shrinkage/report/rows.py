@@ -30,7 +30,7 @@ class Verdict:
     recommended
         The recommended arm and strength as text; empty where every arm diverged.
     enough
-        The baseline's name where test data does not show that the recommended arm is better; else empty.
+        The baseline's name where nothing shows that the recommended arm is better; else empty.
     cost
         What finding it took, and what the recommended model needs, in one sentence.
     paste
@@ -64,7 +64,7 @@ class ArmRow:
     val_data_loss, test_data_loss, test_accuracy
         Estimates over seeds or folds; ``None`` without a choice.
     difference
-        From the baseline on test data, of the headline measure; ``None`` where it was not taken.
+        From the baseline, of the headline measure; ``None`` where it was not taken.
     verdict, curve
         In words: what the difference shows, and how training went.
     zeros, live_units, units, parameters, compacted_parameters
@@ -107,8 +107,9 @@ class ValidationRow:
         Means and standard errors; accuracies are NaN for a regression.
     losses, accuracies
         Those of every complete trial.
-    chosen, one_se, diverged, stopped
-        Whether it is the arm's choice or its 1-SE strength, and whether a trial diverged or was stopped.
+    chosen, one_se, diverged, stopped, partial
+        Whether it is the arm's choice or its 1-SE strength, whether a trial diverged or was stopped, and
+        whether it was explored on a part of the seeds or folds.
     """
 
     arm: str
@@ -122,6 +123,7 @@ class ValidationRow:
     one_se: bool
     diverged: bool
     stopped: bool
+    partial: bool
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 
 from shrinkage.report.said import Fact, Text, arm_called, counted, each, listed, named, tell
-from shrinkage.study.stats import ALPHA, POWER, PairedTest
+from shrinkage.study import words
+from shrinkage.study.power import ALPHA, POWER
+from shrinkage.study.stats import PairedTest
 from shrinkage.study.summary import ArmSummary, Difference, Summary
 
-_SURE, _POWER = f"{1 - ALPHA:.0%}".replace("%", " %"), f"{POWER:.0%}".replace("%", " %")
+_SURE, _BOTH, _POWER = (f"{x:.0%}".replace("%", " %") for x in (1 - ALPHA, 1 - 2 * ALPHA, POWER))
 
 
 # --- what won -------------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ def _scores(arm: ArmSummary, fact: Fact) -> Text:
 
 
 def _apart(found: Difference | None, fact: Fact) -> Text:
-    if found is None or found.test.n == 0:
+    if found is None or found.test.n == 0 or found.over == "folds":  # whose differences are of other rows
         return Text("", ())
     kind, _ = _measure(found)
     apart = tell("{size:{kind} apart}", size=fact.test.mean, kind=kind)
@@ -78,7 +80,7 @@ def _apart(found: Difference | None, fact: Fact) -> Text:
 
 def _measure(found: Difference) -> tuple[str, str]:
     """Return the form of a measure's differences, and its name."""
-    return ("points", "accuracy") if found.measure == "test_accuracy" else ("value", "loss")
+    return ("points", "accuracy") if found.measure.endswith("accuracy") else ("value", "loss")
 
 
 # --- whether the difference is real ---------------------------------------------------------------------
@@ -96,6 +98,12 @@ def real(summary: Summary, facts: Fact) -> Iterator[Text]:
             "studies it holds the truth.",
             sure=_SURE,
             n=counted(spread[0].n, summary.over[:-1]),
+        )
+    if spread and summary.over == "folds":
+        yield tell(
+            "These differences are of the rows that each of {n} holds out, with the strength that the other "
+            "folds choose; an interval allows for what folds share of their rows.",
+            n=counted(spread[0].n, "fold"),
         )
     apart = [test.p for test in spread if not _holds_zero(test.value)]
     if apart:
@@ -125,7 +133,7 @@ def _judged(found: Difference, fact: Fact, facts: Fact) -> Text:
     name, base = named(arm_called(found.arm, facts)), named(arm_called(found.baseline, facts))
     kind, measure = _measure(found)
     if found.test.n == 0:
-        return tell("{name} and {base} share no scored test trial.", test.n, name=name, base=base)
+        return tell("{name} and {base} share no scored trial.", test.n, name=name, base=base)
     if found.test.n == 1:
         return tell("With one {unit} luck can't be told from merit: run more {unit}s.", test.n, unit=unit)
     units = counted(test.n, unit)
@@ -140,9 +148,12 @@ def _judged(found: Difference, fact: Fact, facts: Fact) -> Text:
         high=test.high,
         kind=kind,
     )
-    if found.verdict != "no difference":
-        sure = "; that is {verdict} by more than chance explains ({p:p})."
-        return pair + between + tell(sure, verdict=fact.verdict, p=fact.p_holm)
+    if found.verdict in ("better", "worse"):
+        sure = "; that is {verdict} by more than chance explains ({p:p})"
+        told = pair + between + tell(sure, verdict=fact.verdict, p=fact.p_holm)
+        return told + (_inside(fact, kind, "; and yet ") if found.p_equivalent < ALPHA else tell("."))
+    if found.verdict == "equivalent":
+        return pair + between + _inside(fact, kind, "; ")
     if _holds_zero(found.test):
         why = "; it includes 0, so chance may be all there is."
     else:
@@ -157,7 +168,25 @@ def _judged(found: Difference, fact: Fact, facts: Fact) -> Text:
             kind=kind,
             power=_POWER,
         )
+    more = words.settle(found)
+    if more:
+        told += tell(" {more}.", fact.more, more=more[:1].upper() + more[1:])
     return told
+
+
+def _inside(fact: Fact, kind: str, link: str) -> Text:
+    """Say that a difference lies within the margin that does not matter."""
+    return tell(
+        "{link}it is under {margin:{kind}}, the margin set as one that does not matter: the {both} interval, "
+        "{low:{kind}} to {high:{kind}}, lies within ({p:p}).",
+        link=link,
+        margin=fact.equivalence.margin,
+        both=_BOTH,
+        low=fact.equivalence.low,
+        high=fact.equivalence.high,
+        p=fact.p_equivalent,
+        kind=kind,
+    )
 
 
 def _holds_zero(test: PairedTest) -> bool:
@@ -167,6 +196,8 @@ def _holds_zero(test: PairedTest) -> bool:
 def _alike(found: Difference, fact: Fact) -> Text:
     if found.test.mean == 0:
         return tell(", none.", fact.test.mean)
+    if found.verdict == "equivalent":
+        return tell("; that is within the margin that does not matter.", fact.equivalence.margin)
     if found.verdict == "no difference":
         return tell("; but so few agree by chance too easily.", fact.verdict)
     return tell("; that is {verdict}, with no spread to doubt it by.", verdict=fact.verdict)

@@ -1,7 +1,15 @@
 """What a study found: every arm at its own best strength, against the baseline, with its uncertainty.
 
-Strengths are chosen on validation data loss (`select`), differences are taken on test data
-(`differences`), and `summarise` puts both, the diagnoses and the sentences into one `Summary`.
+Strengths are chosen on validation data loss (`select`), differences are taken on rows that had no say in
+that (`differences`), and `summarise` puts both, the diagnoses and the sentences into one `Summary`.
+
+Which rows these are depends on what is resampled. Without folds all trials share one split, the units are
+seeds, and differences are taken on test data: the claim is about other seeds on these data. With folds the
+claim is about other data, and the test rows can't carry it: every fold is scored on the same ones, by
+models of mostly the same training rows, so their differences agree with each other whatever the truth.
+Nadeau and Bengio's correction is for scores on the rows that each split holds out, and these are used, at a
+strength that the other splits choose. ``benchmarks/error_rates.py`` measures both ways on simulated studies
+of fresh data: on one test set two equal arms are called different in up to half of them.
 """
 
 from __future__ import annotations
@@ -14,10 +22,11 @@ import numpy as np
 import pandas as pd
 
 from shrinkage.errors import SpecError, did_you_mean
-from shrinkage.study import words
+from shrinkage.study import notes, words
 from shrinkage.study.diagnose import diagnose
+from shrinkage.study.judge import EQUAL_PAIRS, judge, more_units
 from shrinkage.study.selection import cells, check_frame, recommend, select, trials_at
-from shrinkage.study.stats import ALPHA, PairedTest, holm, paired_t
+from shrinkage.study.stats import PairedTest, paired_t
 from shrinkage.study.summary import (
     ArmSummary,
     Cell,
@@ -28,15 +37,9 @@ from shrinkage.study.summary import (
     Pair,
     Selection,
     Summary,
-    Verdict,
 )
 
-__all__ = ["EQUAL_PAIRS", "cells", "differences", "recommend", "select", "summarise"]
-
-# Accuracy counts whole samples, so two or three differences are often the same number by chance, and a t
-# test that is blind to that would call them certain. Five equal ones have at most one chance in sixteen
-# even if only two values could occur.
-EQUAL_PAIRS = 5
+__all__ = ["cells", "differences", "recommend", "select", "summarise"]
 
 
 def differences(
@@ -46,14 +49,17 @@ def differences(
     baseline: str,
     measure: Measure,
     train_test_ratio: float | None = None,
+    margin: float | None = None,
 ) -> dict[str, Difference]:
-    """Compare every arm with the baseline on test data, each at its own chosen strength.
+    """Compare every arm with the baseline, each at its own chosen strength.
 
     Trials are paired by seed and fold, and a pair counts only where both trials were scored. Without
-    folds one unit of the t test is a seed. With folds it is a fold with its seeds averaged, and the
-    variance is corrected for overlapping training sets (see `shrinkage.study.stats.paired_t`). p values
-    are adjusted by Holm's method over the arms. Where all differences are the same number, p is 1 if it
-    is 0 and 0 otherwise, and fewer than `EQUAL_PAIRS` of them are still no verdict.
+    folds one unit of the t test is a seed, and an arm stands at its chosen strength. With folds it is a
+    fold with its seeds averaged, an arm stands in each fold at the strength that the other folds choose
+    (see `shrinkage.study.selection.cross_fitted`), and the variance is corrected for overlapping training
+    sets (see `shrinkage.study.stats.paired_t`). p values are adjusted by Holm's method over the arms.
+    Where all differences are the same number, p is 1 if it is 0 and 0 otherwise, and fewer than
+    `EQUAL_PAIRS` of them are still no verdict.
 
     Parameters
     ----------
@@ -64,9 +70,11 @@ def differences(
     baseline
         The arm to compare with.
     measure
-        ``"test_accuracy"`` or ``"test_data_loss"``.
+        Of test data without folds, of validation data with them.
     train_test_ratio
         n_test/n_train where splits are resampled, else ``None``.
+    margin
+        The difference of ``measure`` that does not matter; ``None`` for no test of equivalence.
 
     Returns
     -------
@@ -82,17 +90,16 @@ def differences(
     >>> found.verdict, round(found.test.mean, 4), [round(p.difference, 2) for p in found.pairs]
     ('better', 0.0333, [0.03, 0.04, 0.03])
     """
-    over, base = check_frame(frame), selections[baseline].chosen
+    over, base = check_frame(frame), selections[baseline]
     pairs = {
-        arm: _pairs(frame, choice.chosen, base, measure)
+        arm: _pairs(frame, choice, base, measure)
         for arm, choice in selections.items()
-        if arm != baseline and choice.chosen is not None and base is not None
+        if arm != baseline and choice.chosen is not None and base.chosen is not None
     }
     tests = {arm: _test(found, over, train_test_ratio) for arm, found in pairs.items()}
-    adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    judged = judge(list(tests.values()), higher_is_better=measure.endswith("accuracy"), margin=margin)
     out = {}
-    for arm, test in tests.items():
-        kind = _verdict(test, adjusted[arm], measure)
+    for (arm, test), found in zip(tests.items(), judged, strict=True):
         plain = Difference(
             arm=arm,
             baseline=baseline,
@@ -100,9 +107,12 @@ def differences(
             over=over,
             pairs=pairs[arm],
             test=test,
-            p_holm=adjusted[arm],
-            verdict=kind,
-            words=words.verdict(kind, test.n, over),
+            p_holm=found.p_holm,
+            equivalence=found.equivalence,
+            p_equivalent=found.p_equivalent,
+            verdict=found.verdict,
+            more=more_units(test, margin, train_test_ratio) if found.verdict == "no difference" else None,
+            words=words.verdict(found.verdict, test.n, over),
             sentence="",
             notes=_notes(test, arm, measure, over),
         )
@@ -110,23 +120,27 @@ def differences(
     return out
 
 
-def _pairs(frame: pd.DataFrame, arm: Cell, base: Cell, measure: Measure) -> tuple[Pair, ...]:
-    def scored(cell: Cell) -> dict[tuple[int, int], float]:
-        rows = trials_at(frame, cell.arm, cell.strength)
-        if measure not in rows.columns:
-            return {}
-        values = rows[measure].to_numpy(np.float64)
-        return {
-            (int(fold), int(seed)): float(value)
-            for fold, seed, value in zip(rows["fold"], rows["seed"], values, strict=True)
-            if math.isfinite(value)
-        }
-
-    mine, other = scored(arm), scored(base)
+def _pairs(frame: pd.DataFrame, arm: Selection, base: Selection, measure: Measure) -> tuple[Pair, ...]:
+    mine, other = (_scored(frame, choice, measure) for choice in (arm, base))
     return tuple(
         Pair(seed, fold, mine[fold, seed], other[fold, seed], mine[fold, seed] - other[fold, seed])
         for fold, seed in sorted(mine.keys() & other.keys())
     )
+
+
+def _scored(frame: pd.DataFrame, choice: Selection, measure: Measure) -> dict[tuple[int, int], float]:
+    """Return the measure of an arm by fold and seed, in each fold at the strength that it stands at."""
+    if measure not in frame.columns:
+        return {}
+    folds = sorted({int(fold) for fold in frame["fold"]})
+    strengths = choice.stability.strengths if choice.stability else (choice.strength,) * len(folds)
+    out = {}
+    for fold, strength in zip(folds, strengths, strict=True):
+        rows = trials_at(frame[frame["fold"] == fold], choice.arm, strength)
+        for seed, value in zip(rows["seed"], rows[measure].to_numpy(np.float64), strict=True):
+            if math.isfinite(value):
+                out[fold, int(seed)] = float(value)
+    return out
 
 
 def _test(pairs: tuple[Pair, ...], over: Over, train_test_ratio: float | None) -> PairedTest:
@@ -138,19 +152,11 @@ def _test(pairs: tuple[Pair, ...], over: Over, train_test_ratio: float | None) -
     return paired_t(means, train_test_ratio=train_test_ratio, scale=scale)
 
 
-def _verdict(test: PairedTest, p_holm: float, measure: Measure) -> Verdict:
-    if test.n < 2:
-        return "no test"
-    if p_holm >= ALPHA or (test.equal and test.n < EQUAL_PAIRS):
-        return "no difference"
-    return "better" if (test.mean > 0) == (measure == "test_accuracy") else "worse"
-
-
 def _notes(test: PairedTest, arm: str, measure: Measure, over: Over) -> tuple[str, ...]:
     if not test.equal:
         return ()
     zero = test.mean == 0.0
-    return (words.equal_differences(arm, measure, test.n, over, zero=zero, enough=EQUAL_PAIRS),)
+    return (notes.equal_differences(arm, measure, test.n, over, zero=zero, enough=EQUAL_PAIRS),)
 
 
 def summarise(
@@ -162,6 +168,8 @@ def summarise(
     folds: int | None,
     one_split: bool,
     n_test_over_n_train: float | None,
+    repeats: int = 1,
+    margin: float | None = None,
     early_stopping: bool = False,
     guess: float | None = None,
 ) -> Summary:
@@ -172,7 +180,7 @@ def summarise(
     frame
         One row a trial: ``arm, strength, seed, fold, state, epochs, train_data_loss, val_data_loss,
         penalty, val_accuracy, test_data_loss, test_accuracy``. Test columns are filled at each arm's
-        chosen strength.
+        chosen strength. ``fold`` counts repeat by repeat: ``repeat * folds + fold``.
     curves
         One row a trial and epoch (see `diagnose`), or ``None``: no diagnoses then.
     baseline
@@ -184,8 +192,12 @@ def summarise(
     one_split
         All trials share one split of the data.
     n_test_over_n_train
-        Of one split. Used where splits are resampled (folds, or not ``one_split``) to correct the
-        variance; needed with folds.
+        Held-out rows over training rows of one split; needed with folds, to correct the variance.
+    repeats
+        How often the data were split into folds.
+    margin
+        The difference in the headline measure that does not matter, set before looking; ``None`` for no
+        test of equivalence.
     early_stopping
         The weights kept are those of the best epoch.
     guess
@@ -217,12 +229,20 @@ def summarise(
     """
     table = cells(frame)
     over = table[0].over
-    _check(frame, over, baseline, folds, n_test_over_n_train)
-    ratio = n_test_over_n_train if over == "folds" or not one_split else None
-    choices = select(table)
-    found: dict[Measure, dict[str, Difference]] = {
-        measure: differences(frame, choices, baseline=baseline, measure=measure, train_test_ratio=ratio)
-        for measure in _measures(classification)
+    _check(frame, over, baseline, folds, repeats, n_test_over_n_train)
+    ratio = n_test_over_n_train if over == "folds" else None
+    choices = select(table, folds=folds)
+    measures = _measures(classification, over)
+    found = {
+        measure: differences(
+            frame,
+            choices,
+            baseline=baseline,
+            measure=measure,
+            train_test_ratio=ratio,
+            margin=margin if measure == measures[0] else None,
+        )
+        for measure in measures
         if baseline is not None
     }
     diagnoses = (
@@ -241,39 +261,48 @@ def summarise(
     best = recommend(choices, baseline=baseline)
     compared = [of[best.arm] for of in found.values() if best and best.arm in of]
     units = int(frame["fold" if over == "folds" else "seed"].nunique())
-    fullest = max(cell.trials for cell in table)
     return Summary(
         classification=classification,
         over=over,
         seeds=int(frame["seed"].nunique()),
         folds=folds,
+        repeats=repeats,
         one_split=one_split,
         train_test_ratio=ratio,
+        margin=margin,
         baseline=baseline,
         arms=arms,
         recommended=best,
         headline=words.headline(best, over, baseline, compared),
-        notes=words.study_notes(
+        notes=notes.study_notes(
             over=over,
             units=units,
             one_split=one_split,
             train_test_ratio=ratio,
             tested=max((sum(d.test.n > 1 for d in of.values()) for of in found.values()), default=0),
+            tuned=any(len(choice.strengths) > 1 for choice in choices.values()),
             trials=len(frame),
             diverged=sum(cell.diverged for cell in table),
             stopped=sum(cell.stopped for cell in table),
-            ragged=sum(cell.trials < fullest for cell in table),
+            partial=sum(cell.partial for cell in table),
         ),
     )
 
 
-def _measures(classification: bool) -> tuple[Measure, ...]:
-    """Return what is compared, the headline measure first."""
+def _measures(classification: bool, over: Over) -> tuple[Measure, ...]:
+    """Return what is compared, the headline measure first: of rows that had no say in any choice."""
+    if over == "folds":
+        return ("val_accuracy", "val_data_loss") if classification else ("val_data_loss",)
     return ("test_accuracy", "test_data_loss") if classification else ("test_data_loss",)
 
 
 def _check(
-    frame: pd.DataFrame, over: Over, baseline: str | None, folds: int | None, ratio: float | None
+    frame: pd.DataFrame,
+    over: Over,
+    baseline: str | None,
+    folds: int | None,
+    repeats: int,
+    ratio: float | None,
 ) -> None:
     arms = list(dict.fromkeys(frame["arm"]))
     if baseline is not None and baseline not in arms:
@@ -281,9 +310,13 @@ def _check(
             f"The baseline {baseline!r} is no arm of this study; its arms are {', '.join(map(repr, arms))}."
             f"{did_you_mean(baseline, arms)}"
         )
-    if (folds is not None) != (over == "folds") or (folds is not None and frame["fold"].max() >= folds):
+    if (folds is not None) != (over == "folds") or (
+        folds is not None and frame["fold"].max() >= folds * repeats
+    ):
         present = sorted({int(fold) for fold in frame["fold"]})
-        raise ValueError(f"folds={folds!r} disagrees with the frame, whose folds are {present}")
+        raise ValueError(
+            f"folds={folds!r}, repeats={repeats!r} disagrees with the frame, whose folds are {present}"
+        )
     if folds is not None and (ratio is None or not ratio > 0):
         raise ValueError("with folds, n_test_over_n_train must be a positive number")
 
@@ -292,7 +325,7 @@ def _arm(
     choice: Selection,
     table: tuple[Cell, ...],
     baseline: str | None,
-    found: Mapping[Measure, Difference],
+    found: Mapping[Measure, Difference],  # the headline measure first
     diagnosis: Diagnosis | None,
 ) -> ArmSummary:
     own = tuple(cell for cell in table if cell.arm == choice.arm)
@@ -301,8 +334,10 @@ def _arm(
         verdict = next(iter(found.values())).words
     elif choice.arm == baseline:
         verdict = "baseline"
+    elif choice.chosen is None:
+        verdict = "diverged" if choice.ineligible else "not trained to the end"
     else:
-        verdict = "diverged" if choice.chosen is None else "no baseline to compare with"
+        verdict = "no baseline to compare with"
     return ArmSummary(
         arm=choice.arm,
         is_baseline=choice.arm == baseline,
@@ -310,10 +345,10 @@ def _arm(
         selection=choice,
         trials=trials,
         diverged=diverged,
-        accuracy=found.get("test_accuracy"),
-        data_loss=found.get("test_data_loss"),
+        accuracy=next((of for measure, of in found.items() if measure.endswith("accuracy")), None),
+        data_loss=next((of for measure, of in found.items() if measure.endswith("data_loss")), None),
         verdict=verdict,
         diagnosis=diagnosis,
-        edge_note=words.edge_note(choice),
-        notes=words.arm_notes(choice, trials, diverged) + tuple(n for d in found.values() for n in d.notes),
+        edge_note=notes.edge_note(choice),
+        notes=notes.arm_notes(choice, trials, diverged) + tuple(n for d in found.values() for n in d.notes),
     )

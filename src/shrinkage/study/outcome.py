@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import ShrinkageWarning
 from shrinkage.recipe import Recipe, apply, strip
-from shrinkage.study import examine, words
+from shrinkage.study import examine, notes
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from shrinkage.study.runner import Bench
     from shrinkage.study.waves import Search
 
+
+MARGIN = 0.002  # of accuracy: 0.2 points, the difference that does not matter where a study sets no other
 
 Weights = Callable[[Trial], Sequence[NDArray[Any]]]
 
@@ -54,7 +56,7 @@ def conclude(
     """
     summary, weights = _compare(bench, directory, finished, scores), search.weights
     found = search.record()
-    summary = replace(summary, notes=(*summary.notes, *words.search_notes(bench.spec.strategy, found)))
+    summary = replace(summary, notes=(*summary.notes, *notes.search_notes(bench.spec.strategy, found)))
     best = {
         arm.arm: _representative(bench, finished, arm.arm, arm.selection.strength)
         for arm in summary.arms
@@ -94,14 +96,17 @@ def _compare(
     table = frame([arm.name for arm in spec.all_arms], finished, scores)
     every, several = bench.loop.task.splits, spec.split_count > 1
     validation, train = (sum(len(getattr(s, side)) for s in every) for side in ("validation", "train"))
+    classification = bench.objective.classification
     return summarise(
         table.drop(columns="key"),
         directory.curves(list(table["key"])),
         baseline=spec.baseline.name if spec.baseline.name in set(table["arm"]) else None,
-        classification=bench.objective.classification,
-        folds=spec.split_count if several else None,
+        classification=classification,
+        folds=(spec.folds or spec.repeats) if several else None,
+        repeats=spec.repeats if spec.folds else 1,
         one_split=not several,
         n_test_over_n_train=validation / train if several else None,
+        margin=MARGIN if spec.margin is None and classification else spec.margin,
         early_stopping=spec.training.early_stopping is not None,
         guess=best_guess(bench.objective.loss, bench.loop.task.y[every[0].validation]),
     )

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from shrinkage.study.stats import Estimate, estimate
-from shrinkage.study.summary import Cell, Edge, Over, Recommendation, Selection
+from shrinkage.study.summary import Cell, Edge, Over, Recommendation, Selection, Stability
 
 _KEYS = ("arm", "strength", "seed", "fold")
 _NEEDED = (*_KEYS, "state", "val_data_loss")
@@ -93,7 +94,8 @@ def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
     fold first, and means and standard errors are over folds: the seeds of a fold share its data, so
     they aren't independent repeats. A trial counts as diverged where its state says so or its
     validation data loss is not finite. A diverged trial, and one stopped at a rung, makes its cell
-    ineligible and is left out of the means.
+    ineligible and is left out of the means. A cell that lacks a seed or a fold of the study is partial,
+    and not eligible either: the mean of a few is lowest by luck too easily.
 
     Parameters
     ----------
@@ -119,29 +121,33 @@ def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
     Estimate(mean=2.0, se=1.0, n=2)
     """
     over = check_frame(frame)
-    out = []
+    rows = {}
     for arm in dict.fromkeys(frame["arm"]):
         strengths = frame.loc[frame["arm"] == arm, "strength"]
         tried: list[float] = sorted(float(s) for s in strengths.dropna().unique())
         for strength in tried or (None,):
-            out.append(_cell(trials_at(frame, arm, strength), str(arm), strength, over))
-    return tuple(out)
+            rows[str(arm), strength] = trials_at(frame, arm, strength)
+    units = len(frame[["seed", "fold"]].drop_duplicates())
+    return tuple(_cell(of_cell, *cell, over, units) for cell, of_cell in rows.items())
 
 
-def _cell(rows: pd.DataFrame, arm: str, strength: float | None, over: Over) -> Cell:
+def _cell(rows: pd.DataFrame, arm: str, strength: float | None, over: Over, units: int) -> Cell:
     finite = np.isfinite(rows["val_data_loss"].to_numpy(np.float64))
     stopped = (rows["state"] == "stopped").to_numpy() & finite
     well = (rows["state"] == "complete").to_numpy() & finite
     good = rows[well]
 
-    def over_units(column: str) -> Estimate:
+    def by_unit(column: str) -> list[float]:
         if column not in good.columns:
-            return estimate(())
+            return []
         values = good[column].to_numpy(np.float64)
         if over == "seeds":
-            return estimate(values)
+            return [float(value) for value in values]
         folds = good["fold"].to_numpy()
-        return estimate([estimate(values[folds == fold]).mean for fold in np.unique(folds)])
+        return [estimate(values[folds == fold]).mean for fold in np.unique(folds)]
+
+    def over_units(column: str) -> Estimate:
+        return estimate(by_unit(column))
 
     return Cell(
         arm=arm,
@@ -150,7 +156,9 @@ def _cell(rows: pd.DataFrame, arm: str, strength: float | None, over: Over) -> C
         trials=len(rows),
         diverged=int((~well & ~stopped).sum()),
         stopped=int(stopped.sum()),
-        eligible=bool(well.all()),
+        partial=len(rows) < units,
+        eligible=bool(well.all()) and len(rows) == units,
+        losses=tuple(by_unit("val_data_loss")),
         epochs=over_units("epochs"),
         train_data_loss=over_units("train_data_loss"),
         val_data_loss=over_units("val_data_loss"),
@@ -161,18 +169,70 @@ def _cell(rows: pd.DataFrame, arm: str, strength: float | None, over: Over) -> C
     )
 
 
-def select(cells: Sequence[Cell]) -> dict[str, Selection]:
+def lowest(losses: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return where the loss is lowest along the last axis; of equal ones the last.
+
+    Parameters
+    ----------
+    losses
+        Finite, shape (…, K), by ascending strength: so of equal ones the largest strength wins.
+
+    Examples
+    --------
+    >>> lowest(np.array([[3.0, 1.0, 1.0], [1.0, 2.0, 3.0]]))
+    array([2, 0])
+    """
+    last = np.argmin(losses[..., ::-1], axis=-1)
+    return np.asarray(losses.shape[-1] - 1 - last, np.intp)
+
+
+def cross_fitted(losses: NDArray[np.float64], folds: int) -> NDArray[np.intp]:
+    """Choose a strength for every split by what the other splits of its repeat validated.
+
+    The rows that a split holds out have then no say in the strength that they are scored at: splits of one
+    repeat share no validation row, those of different repeats do. Scored at one choice of all splits, an
+    arm with many strengths would beat an equal arm with one, since the lowest of many means is too low.
+
+    Parameters
+    ----------
+    losses
+        Finite validation data losses, shape (…, K, U): K strengths, ascending, and U splits, repeat by
+        repeat.
+    folds
+        Splits of one repeat; it divides U.
+
+    Returns
+    -------
+    array of int
+        Shape (…, U): for every split, which strength. With one split a repeat it is that split's own.
+
+    Examples
+    --------
+    >>> cross_fitted(np.array([[1.0, 1.0, 9.0], [2.0, 2.0, 2.0]]), folds=3)
+    array([1, 1, 0])
+    """
+    by_repeat = losses.reshape(*losses.shape[:-1], -1, folds)
+    total = by_repeat.sum(axis=-1, keepdims=True)
+    others = (total - by_repeat if folds > 1 else by_repeat).reshape(losses.shape)
+    return lowest(np.swapaxes(others, -1, -2))
+
+
+def select(cells: Sequence[Cell], *, folds: int | None = None) -> dict[str, Selection]:
     r"""Choose one strength for every arm, and its 1-SE strength.
 
     The chosen strength has the lowest mean validation data loss; of equal means the largest strength
     wins. The 1-SE strength is the largest strength of the same arm whose mean is at most
     :math:`m + se`, with the mean :math:`m` and the standard error :math:`se` *of the chosen cell* [1]_;
-    it is never below the chosen one. Cells with a diverged or stopped trial take no part.
+    it is never below the chosen one. Cells with a diverged or stopped trial, and partial ones,
+    take no part. Over folds, each split also gets a choice by the other splits of its repeat
+    (see `cross_fitted`): these tell how stable the choice is, and are what arms are compared at.
 
     Parameters
     ----------
     cells
         As `cells` returns them, in any order.
+    folds
+        Splits of one repeat, where folds are repeated; by default all splits are of one.
 
     Returns
     -------
@@ -196,20 +256,22 @@ def select(cells: Sequence[Cell]) -> dict[str, Selection]:
     arms: dict[str, list[Cell]] = {}
     for cell in cells:
         arms.setdefault(cell.arm, []).append(cell)
-    return {arm: _select_one(arm, of_arm) for arm, of_arm in arms.items()}
+    return {arm: _select_one(arm, of_arm, folds) for arm, of_arm in arms.items()}
 
 
-def _select_one(arm: str, cells: Sequence[Cell]) -> Selection:
-    eligible = [cell for cell in cells if cell.eligible]
+def _select_one(arm: str, cells: Sequence[Cell], folds: int | None) -> Selection:
+    eligible = sorted((cell for cell in cells if cell.eligible), key=lambda c: c.strength or 0.0)
     strengths = tuple(sorted(cell.strength for cell in cells if cell.strength is not None))
-    chosen = min(eligible, key=lambda c: (c.val_data_loss.mean, -(c.strength or 0.0)), default=None)
-    threshold, one_se, edge = math.nan, None, None
-    if chosen is not None:
+    chosen, threshold, one_se, edge, stability = None, math.nan, None, None, None
+    if eligible:
+        chosen = eligible[lowest(np.array([cell.val_data_loss.mean for cell in eligible]))]
         threshold = chosen.val_data_loss.mean + chosen.val_data_loss.se
         within = [cell for cell in eligible if cell.val_data_loss.mean <= threshold]  # none if it is NaN
         if chosen.strength is not None:
             one_se = max(within, key=lambda c: c.strength or 0.0, default=None)
             edge = _edge(chosen.strength, strengths)
+            if chosen.over == "folds":
+                stability = _stability(eligible, chosen.strength, folds)
     return Selection(
         arm=arm,
         over=cells[0].over,
@@ -218,9 +280,20 @@ def _select_one(arm: str, cells: Sequence[Cell]) -> Selection:
         one_se=one_se,
         threshold=threshold,
         edge=edge,
+        stability=stability,
         ineligible=sum(cell.diverged > 0 for cell in cells),
         stopped=sum(cell.stopped > 0 for cell in cells),
+        partial=sum(cell.partial and not cell.stopped and not cell.diverged for cell in cells),
     )
+
+
+def _stability(cells: Sequence[Cell], chosen: float, folds: int | None) -> Stability:
+    losses = np.array([cell.losses for cell in cells])
+    splits = losses.shape[1]
+    grid = np.array([cell.strength for cell in cells], np.float64)
+    by_split = grid[cross_fitted(losses, folds if folds and splits % folds == 0 else splits)]
+    spread = float(np.log10(by_split).std(ddof=1)) if splits > 1 else math.nan
+    return Stability(tuple(by_split.tolist()), float((by_split == chosen).mean()), spread)
 
 
 def _edge(strength: float, strengths: Sequence[float]) -> Edge | None:

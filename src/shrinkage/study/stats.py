@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-ALPHA = 0.05  # two-sided level of every test and, as 1 - ALPHA, of every interval
-POWER = 0.80  # the power at which a detectable difference is stated
+from shrinkage.study.power import ALPHA, critical, detectable_difference
+
 # Losses and accuracies are computed in single precision, so 0.97 - 0.96 and 0.95 - 0.94 may disagree by
 # 1e-7 without meaning it: four roundings of the numbers that were subtracted.
 ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
@@ -74,6 +73,30 @@ class PairedTest:
     p: float
     detectable: float
     equal: bool
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether a mean difference lies within a margin that does not matter.
+
+    Attributes
+    ----------
+    margin
+        The largest difference that does not matter, in the unit of the differences.
+    low, high
+        Ends of the 90 % t interval.
+    p
+        The larger p of two one-sided tests, before any adjustment: of "it is -margin or less" and of "it is
+        margin or more".
+    inside
+        The whole 90 % interval lies within ±margin; the same as ``p < 0.05``.
+    """
+
+    margin: float
+    low: float
+    high: float
+    p: float
+    inside: bool
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -160,81 +183,63 @@ def paired_t(
 
 
 def _student(n: int, mean: float, sd: float, train_test_ratio: float | None) -> PairedTest:
-    from scipy import stats
+    from scipy import special
 
     df = n - 1
     se = sd * math.sqrt(1.0 / n + (train_test_ratio or 0.0))
-    half = float(stats.t.ppf(1.0 - ALPHA / 2.0, df)) * se
-    p = min(1.0, 2.0 * float(stats.t.sf(abs(mean) / se, df)))
+    half = critical(df, ALPHA) * se
+    p = min(1.0, 2.0 * float(special.stdtr(df, -abs(mean) / se)))
     found = detectable_difference(sd, n, train_test_ratio=train_test_ratio)
     return PairedTest(n, mean, sd, se, df, mean - half, mean + half, p, found, equal=False)
 
 
-def detectable_difference(
-    sd: float,
-    n: int,
-    *,
-    train_test_ratio: float | None = None,
-    alpha: float = ALPHA,
-    power: float = POWER,
-) -> float:
-    r"""Return the true difference that ``n`` pairs would find with the given power.
+def equivalence(test: PairedTest, margin: float) -> Equivalence:
+    r"""Test whether the mean that ``test`` is about lies within ±margin.
 
-    It is :math:`\delta \cdot se`, where the noncentral t distribution with n - 1 degrees of freedom and
-    noncentrality :math:`\delta` lies outside ``±t(1 - alpha/2, n - 1)`` with probability ``power``, and
-    ``se`` is that of `paired_t`. The given ``sd`` is taken for the true one, and nothing is set aside
-    for several comparisons.
+    Two one-sided tests with the standard error and the degrees of freedom of ``test``, corrected where that
+    is [1]_: :math:`p = \max(P(T > (mean + margin) / se), P(T > (margin - mean) / se))`.
 
     Parameters
     ----------
-    sd
-        Standard deviation of the differences, in their unit.
-    n
-        Number of pairs (or folds).
-    train_test_ratio
-        :math:`n_{test}/n_{train}` where splits are resampled, as in `paired_t`.
-    alpha, power
-        Level of the two-sided test, and the probability of finding the difference.
+    test
+        As `paired_t` returns it.
+    margin
+        Positive and finite, in the unit of the differences. It must have been set before looking.
 
     Returns
     -------
-    float
-        In the unit of ``sd``; NaN for n < 2 or a ``sd`` that is not positive and finite.
+    Equivalence
+        NaN where no test is possible. Where all differences are the same number, p is 0 or 1.
 
     Raises
     ------
     ValueError
-        Unless 0 < alpha < power < 1.
+        If the margin is not a positive finite number.
+
+    References
+    ----------
+    .. [1] D. J. Schuirmann, "A Comparison of the Two One-Sided Tests Procedure and the Power Approach for
+       Assessing the Equivalence of Average Bioavailability", Journal of Pharmacokinetics and
+       Biopharmaceutics 15, 657-680, 1987.
 
     Examples
     --------
-    >>> round(detectable_difference(1.0, 5), 3)
-    1.682
+    >>> found = equivalence(paired_t([0.1, -0.2, 0.0, 0.2, -0.1]), 0.5)
+    >>> round(found.low, 3), round(found.high, 3), found.inside
+    (-0.151, 0.151, True)
     """
-    if not 0.0 < alpha < power < 1.0:
-        raise ValueError(f"need 0 < alpha < power < 1, not alpha={alpha!r}, power={power!r}")
-    if n < 2 or not math.isfinite(sd) or sd <= 0:
-        return math.nan
-    return _noncentrality(n - 1, alpha, power) * sd * math.sqrt(1.0 / n + (train_test_ratio or 0.0))
+    from scipy import special
 
-
-@lru_cache(maxsize=256)
-def _noncentrality(df: int, alpha: float, power: float) -> float:
-    """Solve P(|T| > t(1 - alpha/2)) = power for the noncentrality of T."""
-    from scipy import optimize, stats
-
-    critical = float(stats.t.ppf(1.0 - alpha / 2.0, df))
-
-    def excess(delta: float) -> float:
-        # SciPy's far lower tail is NaN for some noncentralities (scipy#25106). It is at most
-        # Phi(-delta), below 1e-9 from 6 on, so it is left out there.
-        lower = float(stats.nct.cdf(-critical, df, delta)) if delta < 6.0 else 0.0
-        return float(stats.nct.sf(critical, df, delta)) + lower - power
-
-    upper = 1.0
-    while excess(upper) < 0.0:
-        upper *= 2.0
-    return float(optimize.brentq(excess, 0.0, upper, xtol=1e-12))
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"a margin must be a positive number, not {margin!r}")
+    if test.n < 2:
+        return Equivalence(margin, math.nan, math.nan, math.nan, inside=False)
+    if test.equal:
+        inside = abs(test.mean) < margin
+        return Equivalence(margin, test.mean, test.mean, 0.0 if inside else 1.0, inside)
+    half = critical(test.df, 2 * ALPHA) * test.se
+    p = float(special.stdtr(test.df, (abs(test.mean) - margin) / test.se))
+    return Equivalence(margin, test.mean - half, test.mean + half, p, p < ALPHA)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -74,6 +74,9 @@ class Study:
     strategy, rungs, tolerance, budget
         How strengths are searched, and when that ends: see :class:`shrinkage.study.spec.StudySpec`. By
         default ``"grid"`` where all strengths are named, else ``"auto"``.
+    margin
+        The difference in accuracy (of a regression, in data loss) that does not matter, against which
+        equivalence is tested: 0.002 by default, that is 0.2 points, and none for a regression.
     name, model_options, initial, label, storage
         As in ``study.toml``.
     data_dir
@@ -122,6 +125,7 @@ class Study:
         rungs: Sequence[int] | None = None,
         tolerance: float = 1.0,
         budget: int | str | None = None,
+        margin: float | None = None,
         label: str | None = None,
         storage: str | None = None,
         data_dir: str | Path | None = None,
@@ -149,6 +153,7 @@ class Study:
             "tolerance": tolerance,
             "budget": budget,
             "arms": arms,
+            "margin": margin,
             "storage": storage,
         }
         if strategy is not None:

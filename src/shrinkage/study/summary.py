@@ -17,15 +17,15 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
-from shrinkage.study.stats import Estimate, PairedTest
+from shrinkage.study.stats import Equivalence, Estimate, PairedTest
 
 Over = Literal["seeds", "folds"]
 Edge = Literal["lower", "upper", "only"]
-Measure = Literal["test_accuracy", "test_data_loss"]
-Verdict = Literal["better", "worse", "no difference", "no test"]
+Measure = Literal["test_accuracy", "test_data_loss", "val_accuracy", "val_data_loss"]
+Verdict = Literal["better", "worse", "equivalent", "no difference", "no test"]
 Status = Literal["underfit", "good", "overfit", "diverged"]
 
-FORMAT = 1  # of the JSON; raised when a field changes its meaning or goes away
+FORMAT = 2  # of the JSON; raised when a field changes its meaning or goes away
 
 _T = TypeVar("_T")
 
@@ -43,8 +43,12 @@ class Cell:
     trials, diverged, stopped
         How many trials ran, how many of them diverged (state, or a validation data loss that is not
         finite), and how many were stopped at a rung. The estimates are over the others.
+    partial
+        It lacks a seed or a fold of the study: it was explored on a part of them.
     eligible
-        All trials are complete, so the cell may be chosen.
+        All trials are complete and the cell is not partial, so it may be chosen.
+    losses
+        Validation data loss of each unit (a seed, or a fold with its seeds averaged), in their order.
     epochs, train_data_loss, val_data_loss, val_accuracy, penalty, test_data_loss, test_accuracy
         Estimates; ``n = 0`` and NaN where nothing was measured.
     """
@@ -55,7 +59,9 @@ class Cell:
     trials: int
     diverged: int
     stopped: int
+    partial: bool
     eligible: bool
+    losses: tuple[float, ...]
     epochs: Estimate
     train_data_loss: Estimate
     val_data_loss: Estimate
@@ -63,6 +69,27 @@ class Cell:
     penalty: Estimate
     test_data_loss: Estimate
     test_accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What each split would have made of the choice of a strength.
+
+    Attributes
+    ----------
+    strengths
+        For every split, in order, the strength that the other splits of its repeat choose: the one that the
+        arm is compared at on the rows which that split holds out.
+    share
+        The fraction of them that is the strength chosen in the end.
+    spread
+        Sample standard deviation of their log10; NaN for one split. These choices share most of their
+        rows: another sample of data would move the choice further.
+    """
+
+    strengths: tuple[float, ...]
+    share: float
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,7 @@ class Selection:
         Every strength tried, ascending; empty for an arm without one.
     chosen
         The cell with the lowest mean validation data loss (of equal ones the largest strength), or
-        ``None`` where every cell has a diverged or stopped trial.
+        ``None`` where no cell is eligible.
     one_se
         The cell of the largest strength whose mean is at most ``threshold``; ``None`` without a
         choice, without strengths, or with one unit only, where the standard error does not exist.
@@ -86,8 +113,11 @@ class Selection:
     edge
         ``"lower"`` or ``"upper"`` where the chosen strength ends the grid, so that the optimum may lie
         outside; ``"only"`` where it is the only strength tried; else ``None``.
-    ineligible, stopped
-        How many cells have a diverged trial, and how many one that was stopped at a rung.
+    stability
+        How the choice would have been with each split; ``None`` without folds, choice or strengths.
+    ineligible, stopped, partial
+        How many cells have a diverged trial, how many one that was stopped at a rung, and how many have
+        neither but are partial.
     """
 
     arm: str
@@ -97,8 +127,10 @@ class Selection:
     one_se: Cell | None
     threshold: float
     edge: Edge | None
+    stability: Stability | None
     ineligible: int
     stopped: int
+    partial: int
 
     @property
     def strength(self) -> float | None:
@@ -134,12 +166,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm against the baseline on test data, each at its own chosen strength.
+    """An arm against the baseline on rows that had no say, each at its own chosen strength.
 
     Attributes
     ----------
     arm, baseline, measure
-        What is compared: ``arm - baseline`` of ``measure``.
+        What is compared: ``arm - baseline`` of ``measure``. That is one of test data without folds, and one
+        of validation data with them: there every split holds out rows of its own.
     over
         What one unit of the test is: a seed, or a fold with its seeds averaged.
     pairs
@@ -148,9 +181,18 @@ class Difference:
         Mean, spread, interval, p and detectable difference over the units.
     p_holm
         ``test.p`` after Holm's adjustment over the arms, within this measure.
+    equivalence
+        Whether the mean lies within the margin that does not matter; ``None`` where no margin is set.
+    p_equivalent
+        ``equivalence.p`` after Holm's adjustment over the arms; NaN without it.
     verdict
-        ``"better"`` or ``"worse"`` where ``p_holm < 0.05``, by the sign of the mean; ``"no
-        difference"`` where that many units show none; ``"no test"`` with fewer than two units.
+        ``"better"`` or ``"worse"`` where ``p_holm < 0.05``, by the sign of the mean; else ``"equivalent"``
+        where ``p_equivalent < 0.05``; ``"no difference"`` where that many units show neither; ``"no test"``
+        with fewer than two units.
+    more
+        Where the verdict is "no difference": about how many more units of this spread would settle it with
+        80 % power. With a margin: find a difference that large, or show that there is none; without: find
+        the difference seen. ``None`` where it is settled, or no number would do.
     words
         The verdict as it is shown.
     sentence
@@ -166,7 +208,10 @@ class Difference:
     pairs: tuple[Pair, ...]
     test: PairedTest
     p_holm: float
+    equivalence: Equivalence | None
+    p_equivalent: float
     verdict: Verdict
+    more: int | None
     words: str
     sentence: str
     notes: tuple[str, ...]
@@ -263,8 +308,8 @@ class ArmSummary:
     trials, diverged
         Over all cells.
     accuracy, data_loss
-        Differences from the baseline on test data; ``None`` for the baseline, without a baseline, and
-        where either has no choice (``accuracy`` also for regression).
+        Differences from the baseline; ``None`` for the baseline, without a baseline, and where either has
+        no choice (``accuracy`` also for regression).
     verdict
         Words of the headline measure: accuracy for classification, data loss for regression.
     diagnosis
@@ -299,12 +344,15 @@ class Summary:
         Whether accuracy exists and is the headline measure.
     over
         What standard errors and tests are over.
-    seeds, folds
-        How many of each; ``folds`` is ``None`` for a holdout study.
+    seeds, folds, repeats
+        How many of each; ``folds`` is ``None`` for a holdout study, and ``repeats`` says how often the data
+        were split into them.
     one_split
         All trials share one split of the data.
     train_test_ratio
         n_test/n_train where the tests are corrected for overlapping training sets, else ``None``.
+    margin
+        The difference in the headline measure that does not matter, or ``None``.
     baseline
         The arm that the others are compared with, or ``None``.
     arms
@@ -319,8 +367,10 @@ class Summary:
     over: Over
     seeds: int
     folds: int | None
+    repeats: int
     one_split: bool
     train_test_ratio: float | None
+    margin: float | None
     baseline: str | None
     arms: tuple[ArmSummary, ...]
     recommended: Recommendation | None

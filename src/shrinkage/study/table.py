@@ -28,7 +28,8 @@ def summary_html(summary: Summary) -> str:
 
 def caption(summary: Summary) -> str:
     """Say what the numbers of `arm_row` are."""
-    return f"mean ± standard error over {summary.over}, [95 % interval]"
+    of = "; differences are of held-out rows" if summary.over == "folds" else ""
+    return f"mean ± standard error over {summary.over}, [95 % interval]{of}"
 
 
 def arm_row(arm: ArmSummary, summary: Summary, *, narrow: bool = False) -> dict[str, str]:
@@ -69,7 +70,7 @@ def _with_error(mean: str, error: str, estimate: Estimate) -> str:
 def _difference(difference: Difference | None) -> str:
     if difference is None or difference.test.n == 0:
         return "–"
-    accuracy = difference.measure == "test_accuracy"
+    accuracy = difference.measure.endswith("accuracy")
     scale, unit, digits = (100, " points", 2) if accuracy else (1, "", 4)
     # Adding 0 makes the -0 that a rounded trifle is a 0.
     mean, low, high = (

@@ -7,11 +7,11 @@ significant digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from shrinkage.study.stats import ALPHA, POWER, Estimate
-from shrinkage.study.summary import Diagnosis, Difference, Measure, Over, Recommendation, Selection, Verdict
+from shrinkage.study.power import ALPHA, POWER
+from shrinkage.study.stats import Equivalence, Estimate, PairedTest
+from shrinkage.study.summary import Diagnosis, Difference, Over, Recommendation, Selection, Verdict
 
 FEW = 5  # below this many seeds or folds, what could have been found is always said
 
@@ -153,16 +153,21 @@ def verdict(kind: Verdict, n: int, over: Over) -> str:
     if kind == "no difference":
         return f"no difference that {count(n, over)} can show"
     if kind == "no test":
-        return f"one {over[:-1]}: no test is possible" if n == 1 else "not compared on test data"
+        return f"one {over[:-1]}: no test is possible" if n == 1 else "not compared"
     return kind
 
 
+def rows_of(over: Over) -> str:
+    """Name the rows that differences are taken on."""
+    return "held-out rows" if over == "folds" else "test data"
+
+
 def comparison(found: Difference, strength: float | None) -> str:
-    """Say in one sentence how an arm compares with the baseline on test data."""
+    """Say in one sentence how an arm compares with the baseline."""
     arm, other_arm = at_strength(found.arm, strength), plain(found.baseline)
-    test, accuracy = found.test, found.measure == "test_accuracy"
+    test, accuracy, rows = found.test, found.measure.endswith("accuracy"), rows_of(found.over)
     if test.n == 0:
-        return f"{arm} and {other_arm} share no scored test trial: there is nothing to compare."
+        return f"{arm} and {other_arm} share no trial scored on {rows}: there is nothing to compare."
     mine = math.fsum(pair.arm for pair in found.pairs) / len(found.pairs)
     other = math.fsum(pair.baseline for pair in found.pairs) / len(found.pairs)
     level = percent if accuracy else number
@@ -170,80 +175,65 @@ def comparison(found: Difference, strength: float | None) -> str:
     what += f", {'+' if test.mean > 0 else ''}{amount(test.mean, accuracy)}"
     if test.n == 1:
         return (
-            f"{arm} against {other_arm} on test data: {what}; "
+            f"{arm} against {other_arm} on {rows}: {what}; "
             f"one {found.over[:-1]}: no interval and no test is possible."
         )
-    unit = " points" if accuracy else ""
-    low, high = (_points(x) if accuracy else number(x) for x in (test.low, test.high))
     units = count(test.n, found.over)
-    what += f" (95 % interval {low} to {high}{unit}, {p_value(found.p_holm)} after Holm, {units})"
+    what += f" (95 % interval {_interval(test, accuracy)}, {p_value(found.p_holm)} after Holm, {units})"
+    within = _within(found)
+    if found.verdict == "equivalent":
+        return f"{arm} is {within} on {rows}: {what}."
     if found.verdict == "no difference":
-        text = f"No difference between {arm} and {other_arm} on test data that {units} can show: {what}"
+        text = f"No difference between {arm} and {other_arm} on {rows} that {units} can show: {what}"
     else:
-        text = f"{arm} is {found.verdict} than {other_arm} on test data: {what}"
+        text = f"{arm} is {found.verdict} than {other_arm} on {rows}: {what}"
+        if found.p_equivalent < ALPHA:
+            text += f"; yet it is {within}"
     if math.isfinite(test.detectable) and (found.verdict == "no difference" or test.n < FEW):
         text += f"; {detectable(found)}"
-    return text + "."
+    more = settle(found)
+    return f"{text}; {more}." if more else f"{text}."
+
+
+def _interval(ends: PairedTest | Equivalence, accuracy: bool) -> str:
+    low, high = (_points(x) if accuracy else number(x) for x in (ends.low, ends.high))
+    return f"{low} to {high}{' points' if accuracy else ''}"
+
+
+def _within(found: Difference) -> str:
+    """Say that an arm is equivalent to the baseline, where it has been shown."""
+    if found.equivalence is None:
+        return ""
+    accuracy = found.measure.endswith("accuracy")
+    margin = amount(found.equivalence.margin, accuracy)
+    interval = _interval(found.equivalence, accuracy)
+    return f"within {margin} of {plain(found.baseline)} (90 % interval {interval})"
 
 
 def detectable(found: Difference) -> str:
     """Say what difference this many pairs could have shown."""
-    size = amount(found.test.detectable, found.measure == "test_accuracy")
+    size = amount(found.test.detectable, found.measure.endswith("accuracy"))
     return (
         f"with this spread {count(found.test.n, found.over)} find a true difference of {size} "
         f"with {POWER:.0%} power".replace("%", " %")
     )
 
 
-def equal_differences(arm: str, measure: Measure, n: int, over: Over, *, zero: bool, enough: int) -> str:
-    """Say what was done where all ``n`` differences are the same number."""
-    text = f"{plain(arm)}, {measure.replace('_', ' ')}: the differences of all {count(n, over)} are equal"
-    if zero:
-        return f"{text} to 0, so no t statistic exists: p is set to 1."
-    text += ", so no t statistic exists: p is set to 0 and the interval to one point"
-    if n < enough:
-        text += f", which is no evidence below {count(enough, over)}, since coarse values agree by chance"
-    return text + "."
+def settle(found: Difference) -> str:
+    """Say how many more units would settle what is open; empty where nothing is, or there are enough."""
+    if found.verdict != "no difference" or found.test.equal:
+        return ""
+    if found.more is None and found.over == "folds":
+        return "more repeats of the folds would not settle it, more data would"
+    if found.more is None:
+        return f"no affordable number of {found.over} would settle it"
+    if found.more == 0:
+        return ""
+    how = " (repeats of these)" if found.over == "folds" else ""
+    return f"about {count(found.more, 'more ' + found.over)}{how} would settle it"
 
 
 # --- choices and results -------------------------------------------------------------------------------
-
-
-def edge_note(choice: Selection) -> str | None:
-    """Say where a chosen strength ends the grid, and which way to extend it."""
-    if choice.edge is None or choice.strength is None:
-        return None
-    strength = number(choice.strength)
-    if choice.edge == "only":
-        return f"{plain(choice.arm)}: only λ = {strength} was tried; add smaller and larger strengths."
-    most, side, way = (
-        ("largest", "above", "upward") if choice.edge == "upper" else ("smallest", "below", "downward")
-    )
-    return (
-        f"{plain(choice.arm)}: the chosen λ = {strength} is the {most} tried, "
-        f"so the optimum may lie {side} it; extend the strengths {way}."
-    )
-
-
-def arm_notes(choice: Selection, trials: int, diverged: int) -> tuple[str, ...]:
-    """Say what else is to be known of one arm's choice."""
-    notes, arm = [], plain(choice.arm)
-    if choice.chosen is None:
-        notes.append(f"{arm}: nothing could be chosen, since every cell has a diverged trial.")
-    elif diverged:
-        notes.append(
-            f"{arm}: {diverged} of {count(trials, 'trials')} diverged; "
-            f"{count(choice.ineligible, 'cells')} could not be chosen for it."
-        )
-    if choice.chosen is not None and choice.stopped:
-        trained = len(choice.strengths) - choice.stopped
-        notes.append(
-            f"{arm}: {count(choice.stopped, 'strengths')} were stopped at a rung; "
-            f"the chosen and the 1-SE strength are of the {trained} trained to the end."
-        )
-    if choice.chosen is not None and choice.strengths and choice.one_se is None:
-        notes.append(f"{arm}: one {choice.over[:-1]} has no standard error, so there is no 1-SE strength.")
-    return tuple(notes)
 
 
 def headline(
@@ -270,95 +260,26 @@ def headline(
 
 
 def _advice(name: str, baseline: str, over: Over, compared: Sequence[Difference]) -> str:
-    """Say what to do, from the verdicts on test data, headline measure first."""
-    verdicts = [found.verdict for found in compared]
-    n = count(compared[0].test.n, over)
+    """Say what to do, from the verdicts, headline measure first."""
+    verdicts, rows = [found.verdict for found in compared], rows_of(over)
+    n, within = count(compared[0].test.n, over), compared[0].equivalence
     if verdicts[0] == "no test":
         return f"So: take {name} for now, and run more {over} to learn whether it differs from {baseline}."
     if {"better", "worse"} <= set(verdicts):
-        return f"So: a trade; {name} gains one measure on test data and loses the other."
+        return f"So: a trade; {name} gains one measure on {rows} and loses the other."
     if "worse" in verdicts:
-        return f"So: stay with {baseline}: what won on validation data is worse on test data."
+        what = "what won on validation data" if over == "seeds" else name
+        return f"So: stay with {baseline}: {what} is worse on {rows}."
     if verdicts[0] == "better":
         return f"So: use {name}."
+    if verdicts[0] == "equivalent" and within is not None:
+        margin = amount(within.margin, compared[0].measure.endswith("accuracy"))
+        if "better" in verdicts:
+            return f"So: use {name} for its lower data loss; otherwise it is within {margin} of {baseline}."
+        return f"So: {name} is within {margin} of {baseline}; the simpler one is enough."
     if "better" in verdicts:
         return f"So: use {name} for its lower data loss; {n} show no other difference to {baseline}."
     return f"So: {name} is no better than {baseline}, as far as {n} can show; the simpler one is enough."
-
-
-def study_notes(
-    *,
-    over: Over,
-    units: int,
-    one_split: bool,
-    train_test_ratio: float | None,
-    tested: int,
-    trials: int,
-    diverged: int,
-    stopped: int,
-    ragged: int,
-) -> tuple[str, ...]:
-    """Say what the results of a study rest on.
-
-    Parameters
-    ----------
-    over, units
-        What errors are over, and how many there are.
-    one_split
-        All trials share one split.
-    train_test_ratio
-        n_test/n_train of the correction, or ``None``.
-    tested
-        How many arms were compared with the baseline by a test.
-    trials, diverged, stopped
-        Over the whole study.
-    ragged
-        How many cells have fewer trials than the fullest.
-    """
-    notes = [
-        "Strengths were selected on mean validation data loss, penalty excluded; "
-        "test data was scored once, for the reported arms only."
-    ]
-    if one_split and over == "seeds":
-        notes.append("One split of the data was used: an interval covers seeds, not the choice of the split.")
-    elif over == "seeds" and train_test_ratio is None:
-        notes.append("Splits overlap and were not corrected for: intervals are too narrow.")
-    if units == 1:
-        notes.append(f"One {over[:-1]}: no interval and no test is possible.")
-    elif units < FEW:
-        notes.append(f"Under {count(FEW, over)} an interval is wide: only large differences can be shown.")
-    if train_test_ratio is not None:
-        notes.append(
-            "Training sets of different splits overlap: variances are corrected by Nadeau and Bengio's "
-            f"1/{units} + n_test/n_train, with n_test/n_train = {number(train_test_ratio)}."
-        )
-    if tested > 1:
-        notes.append(
-            f"p values are adjusted by Holm's method over {count(tested, 'arms')} within each measure; "
-            f"the verdicts use {number(ALPHA)}."
-        )
-    if diverged:
-        notes.append(
-            f"{diverged} of {count(trials, 'trials')} diverged; "
-            "a strength with a diverged trial can't be chosen."
-        )
-    if stopped:
-        notes.append(
-            f"{stopped} of {count(trials, 'trials')} were stopped at a rung, where other strengths of their "
-            "arm had a lower mean validation data loss."
-        )
-    if ragged:
-        verb = "has" if ragged == 1 else "have"
-        notes.append(f"{count(ragged, 'cells')} {verb} fewer trials than the others.")
-    return tuple(notes)
-
-
-def search_notes(strategy: str, found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say how strengths were searched, and why that ended; nothing of a study that names them all."""
-    if strategy in ("grid", "halving"):
-        return ()
-    looks = "; then ".join(f"{wave['why']}, {count(wave['trials'], 'trials')}" for wave in found["waves"])
-    return f"The search ({strategy}) tried {looks}.", f"It stopped: {found['ended']}"
 
 
 # --- diagnoses -----------------------------------------------------------------------------------------

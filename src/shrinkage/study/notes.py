@@ -1,0 +1,169 @@
+"""What a reader must know besides the answer: where a choice ends the grid, and what the results rest on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from shrinkage.study.power import ALPHA
+from shrinkage.study.summary import Measure, Over, Selection, Stability
+from shrinkage.study.words import FEW, count, number, plain
+
+
+def edge_note(choice: Selection) -> str | None:
+    """Say where a chosen strength ends the grid, and which way to extend it."""
+    if choice.edge is None or choice.strength is None:
+        return None
+    strength = number(choice.strength)
+    if choice.edge == "only":
+        return f"{plain(choice.arm)}: only λ = {strength} was tried; add smaller and larger strengths."
+    most, side, way = (
+        ("largest", "above", "upward") if choice.edge == "upper" else ("smallest", "below", "downward")
+    )
+    return (
+        f"{plain(choice.arm)}: the chosen λ = {strength} is the {most} tried, "
+        f"so the optimum may lie {side} it; extend the strengths {way}."
+    )
+
+
+def arm_notes(choice: Selection, trials: int, diverged: int) -> tuple[str, ...]:
+    """Say what else is to be known of one arm's choice."""
+    notes, arm = [], plain(choice.arm)
+    if choice.chosen is None and not choice.ineligible:
+        notes.append(
+            f"{arm}: nothing could be chosen, since no cell was trained to the end on all {choice.over}."
+        )
+    elif choice.chosen is None:
+        notes.append(f"{arm}: nothing could be chosen, since every cell has a diverged trial.")
+    elif diverged:
+        notes.append(
+            f"{arm}: {diverged} of {count(trials, 'trials')} diverged; "
+            f"{count(choice.ineligible, 'cells')} could not be chosen for it."
+        )
+    if choice.chosen is not None and choice.stopped:
+        trained = len(choice.strengths) - choice.stopped
+        notes.append(
+            f"{arm}: {count(choice.stopped, 'strengths')} were stopped at a rung; "
+            f"the chosen and the 1-SE strength are of the {trained} trained to the end."
+        )
+    if choice.stability is not None and len(choice.stability.strengths) > 1 and len(choice.strengths) > 1:
+        notes.append(f"{arm}: {stability(choice.stability)}.")
+    if choice.chosen is not None and choice.strengths and choice.one_se is None:
+        notes.append(f"{arm}: one {choice.over[:-1]} has no standard error, so there is no 1-SE strength.")
+    return tuple(notes)
+
+
+def stability(found: Stability) -> str:
+    """Say how far the choice of a strength depends on which split is left out.
+
+    Examples
+    --------
+    >>> stability(Stability((0.1, 0.1, 0.01), 2 / 3, 0.577))
+    'with one fold left out in turn, λ = 0.01 (1 time) and λ = 0.1 (2 times) would be chosen'
+    >>> stability(Stability((0.1, 0.1), 1.0, 0.0))
+    'with one fold left out in turn, λ = 0.1 would be chosen each time'
+    """
+    times = sorted(Counter(found.strengths).items())
+    lead = "with one fold left out in turn, "
+    if len(times) == 1:
+        return f"{lead}λ = {number(times[0][0])} would be chosen each time"
+    each = [f"λ = {number(strength)} ({count(n, 'times')})" for strength, n in times]
+    return f"{lead}{', '.join(each[:-1])} and {each[-1]} would be chosen"
+
+
+def equal_differences(arm: str, measure: Measure, n: int, over: Over, *, zero: bool, enough: int) -> str:
+    """Say what was done where all ``n`` differences are the same number."""
+    text = f"{plain(arm)}, {measure.replace('_', ' ')}: the differences of all {count(n, over)} are equal"
+    if zero:
+        return f"{text} to 0, so no t statistic exists: p is set to 1."
+    text += ", so no t statistic exists: p is set to 0 and the interval to one point"
+    if n < enough:
+        text += f", which is no evidence below {count(enough, over)}, since coarse values agree by chance"
+    return text + "."
+
+
+def study_notes(
+    *,
+    over: Over,
+    units: int,
+    one_split: bool,
+    train_test_ratio: float | None,
+    tested: int,
+    tuned: bool,
+    trials: int,
+    diverged: int,
+    stopped: int,
+    partial: int,
+) -> tuple[str, ...]:
+    """Say what the results of a study rest on.
+
+    Parameters
+    ----------
+    over, units
+        What errors are over, and how many there are.
+    one_split
+        All trials share one split.
+    train_test_ratio
+        n_test/n_train of the correction, or ``None``.
+    tested
+        How many arms were compared with the baseline by a test.
+    tuned
+        Some arm has several strengths to choose from.
+    trials, diverged, stopped
+        Over the whole study.
+    partial
+        How many cells lack a seed or a fold of the study.
+    """
+    notes = [
+        "Strengths were selected on mean validation data loss, penalty excluded; "
+        "test data was scored once, for the reported arms only."
+    ]
+    if one_split and over == "seeds":
+        notes.append("One split of the data was used: an interval covers seeds, not the choice of the split.")
+    elif over == "seeds":
+        notes.append("Splits overlap and were not corrected for: intervals are too narrow.")
+    if over == "folds" and tested:
+        at = (
+            ", at the strength that the other folds choose: no row has a say in the choice it scores"
+            if tuned
+            else ""
+        )
+        notes.append(f"Differences are taken on the rows that each fold holds out{at}.")
+        notes.append("All folds share their seeds: an interval covers the choice of rows, not that of seeds.")
+    if units == 1:
+        notes.append(f"One {over[:-1]}: no interval and no test is possible.")
+    elif units < FEW:
+        notes.append(f"Under {count(FEW, over)} an interval is wide: only large differences can be shown.")
+    if train_test_ratio is not None:
+        notes.append(
+            "Training sets of different splits overlap: variances are corrected by Nadeau and Bengio's "
+            f"1/{units} + n_test/n_train, with n_test/n_train = {number(train_test_ratio)}."
+        )
+    if tested > 1:
+        notes.append(
+            f"p values are adjusted by Holm's method over {count(tested, 'arms')} within each measure, for "
+            f"differences and for equivalence; the verdicts use {number(ALPHA)}."
+        )
+    if diverged:
+        notes.append(
+            f"{diverged} of {count(trials, 'trials')} diverged; "
+            "a strength with a diverged trial can't be chosen."
+        )
+    if stopped:
+        notes.append(
+            f"{stopped} of {count(trials, 'trials')} were stopped at a rung, where other strengths of their "
+            "arm had a lower mean validation data loss."
+        )
+    if partial:
+        verb = "was" if partial == 1 else "were"
+        notes.append(f"{count(partial, 'cells')} {verb} explored on fewer {over} only, and can't be chosen.")
+    return tuple(notes)
+
+
+def search_notes(strategy: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say how strengths were searched, and why that ended; nothing of a study that names them all."""
+    if strategy in ("grid", "halving"):
+        return ()
+    looks = "; then ".join(f"{wave['why']}, {count(wave['trials'], 'trials')}" for wave in found["waves"])
+    return f"The search ({strategy}) tried {looks}.", f"It stopped: {found['ended']}"
