@@ -35,7 +35,8 @@ def _refit(refit: Refit, fact: Fact) -> Text:
             trained=trained,
         )
     return tell(
-        "models/best.keras was trained {trained}; on test data it has {scores}.",
+        "models/best.keras is {name}, trained {trained}; on test data it has {scores}.",
+        name=_named(refit, fact),
         trained=trained,
         scores=_scores(fact.test_accuracy, fact.test_data_loss),
     )

@@ -231,7 +231,7 @@ def summarise(
     over = table[0].over
     _check(frame, over, baseline, folds, repeats, n_test_over_n_train)
     ratio = n_test_over_n_train if over == "folds" else None
-    choices = select(table, folds=folds)
+    choices = select(table, folds=folds if repeats > 1 else None)
     measures = _measures(classification, over)
     found = {
         measure: differences(
