@@ -94,6 +94,26 @@ def test_trials_are_the_product(seeds, strengths, folds):
 
 # --- keys ----------------------------------------------------------------------------------------------
 
+
+def test_ratios_are_part_of_a_key_where_there_are_any():
+    arms = [
+        {
+            "name": "two",
+            "recipe": ["a: kernel = l2(strength)", "b: kernel = l2(strength)"],
+            "strengths": [0.1],
+        }
+    ]
+    asked = spec(arms=arms, folds=3)
+    arm = asked.arms[0]
+    plain, ones, other = (
+        design.cell_trials(asked, FACTS, arm, 0.1, ratios) for ratios in [(), (1.0, 1.0), (2.0, 0.5)]
+    )
+    assert plain == tuple(t for t in design.trials(asked, FACTS) if t.arm == "two")
+    assert len({t.key for t in (*plain, *ones, *other)}) == 3 * 2 * 3
+    assert [t.lane.ratios for t in other] == [(2.0, 0.5)] * 6
+    assert {t.cell for t in (*plain, *ones, *other)} == {("two", 0.1)}
+
+
 CHANGES = {
     "epochs": {"training": {"epochs": 21}},
     "batch_size": {"training": {"batch_size": 33}},

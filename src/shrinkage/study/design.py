@@ -20,18 +20,22 @@ _SPLIT_SEED = 0  # splits are fixed: two studies of the same data see the same o
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run; ``fold`` is -1 in a holdout study, ``key`` a hash of what determines the result."""
+    """One training run; ``fold`` is -1 in a holdout study, ``key`` a hash of what determines the result.
+
+    With ``ratios`` the i-th rule that varies is at ``strength * ratios[i]``; their geometric mean is 1.
+    """
 
     arm: str
     strength: float | None
     seed: int
     fold: int
     key: str
+    ratios: tuple[float, ...] = ()
 
     @property
     def lane(self) -> Lane:
         """The trial as a training loop sees it."""
-        return Lane(self.arm, self.strength, self.seed, max(self.fold, 0))
+        return Lane(self.arm, self.strength, self.seed, max(self.fold, 0), self.ratios)
 
     @property
     def cell(self) -> tuple[str, float | None]:
@@ -45,23 +49,39 @@ def trials(spec: StudySpec, facts: Mapping[str, Any]) -> tuple[Trial, ...]:
     ``facts`` are what determines results beyond the spec: fingerprints of the data and the model, and the
     backend.
     """
+    cells = ((arm, strength) for arm in spec.all_arms for strength in arm.values())
+    return tuple(trial for cell in cells for trial in cell_trials(spec, facts, *cell))
+
+
+def cell_trials(
+    spec: StudySpec,
+    facts: Mapping[str, Any],
+    arm: Arm,
+    strength: float | None,
+    ratios: tuple[float, ...] = (),
+) -> tuple[Trial, ...]:
+    """Return the trials of an arm at one strength, with a ratio for each rule that varies, or none."""
     folds = range(spec.folds) if spec.folds else (-1,)
     return tuple(
-        Trial(arm.name, strength, seed, fold, _key(spec, facts, arm, strength, seed, fold))
-        for arm in spec.all_arms
-        for strength in arm.values()
+        Trial(arm.name, strength, seed, fold, _key(spec, facts, arm, strength, seed, fold, ratios), ratios)
         for seed in spec.seeds
         for fold in folds
     )
 
 
 def _key(
-    spec: StudySpec, facts: Mapping[str, Any], arm: Arm, strength: float | None, seed: int, fold: int
+    spec: StudySpec,
+    facts: Mapping[str, Any],
+    arm: Arm,
+    strength: float | None,
+    seed: int,
+    fold: int,
+    ratios: tuple[float, ...],
 ) -> str:
     recipe = Recipe(arm.recipe)
     content = {
         **facts,
-        "recipe": (recipe if strength is None else recipe.at(strength)).to_list(),
+        "recipe": (recipe if strength is None else recipe.at(strength, ratios)).to_list(),
         "arm": arm.name,
         "learning_rate": arm.learning_rate,
         "seed": seed,
@@ -71,6 +91,7 @@ def _key(
         "initial": spec.initial,
         "training": spec.training.model_dump(mode="json"),
         "rungs": spec.stops,
+        **({"ratios": ratios} if ratios else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -88,7 +88,7 @@ def _representative(bench: Bench, finished: Mapping[str, Any], arm: str, strengt
 
 def _recipe(bench: Bench, trial: Trial) -> Recipe:
     recipe = bench.loop.task.recipes[trial.arm]
-    return recipe if trial.strength is None else recipe.at(trial.strength)
+    return recipe if trial.strength is None else recipe.at(trial.strength, trial.ratios)
 
 
 def _look(
