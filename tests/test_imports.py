@@ -38,8 +38,8 @@ WHEN_ASKED = {
 #: Where, and only where, a heavy or optional library may be imported.
 HOMES = {
     "optuna": {"study/storage.py", "study/search.py"},
-    "jax": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
-    "jaxlib": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
+    "jax": {f"training/{name}.py" for name in ("hypergradient", "jax_loop", "jax_lanes", "lowering")},
+    "jaxlib": {f"training/{name}.py" for name in ("jax_loop", "jax_lanes", "lowering")},
     "ray": {"study/cluster.py"},
     "tensorboard": {"report/tensorboard.py"},
     "tensorflow": set(),
