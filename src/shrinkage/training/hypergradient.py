@@ -400,9 +400,9 @@ def hypergradient(
     ...     build=lambda: keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="head")]),
     ...     recipes={"l2": Recipe("head: kernel = l2(strength)")},
     ...     x=x, y=x[:, :1], splits=(Split(np.arange(20), np.arange(20, 30)),),
-    ...     objective=Objective("mean_squared_error", (), False), optimizer="sgd", learning_rate=0.1,
+    ...     objective=Objective("mean_squared_error", (), False), optimizer="sgd", epochs=300,
     ... )
-    >>> found = hypergradient(task, Cell("l2", 0.1), seeds=[0, 1])
+    >>> found = hypergradient(task, Cell("l2", 0.5), seeds=[0, 1])
     >>> found.gradient.shape
     (2, 1)
     >>> bool((found.gradient > 0).all())  # these targets have no noise
