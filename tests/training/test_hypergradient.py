@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from shrinkage.errors import StrengthError, TrainingError
 from shrinkage.recipe import Recipe
 from shrinkage.training.choose import Choice
 from shrinkage.training.descent import _DECADES, _LONGEST, _Walk, descend
-from shrinkage.training.hypergradient import Implicit, Trainer, Unrolled, hypergradient
+from shrinkage.training.hypergradient import Implicit, Sensitivity, Trainer, Unrolled, hypergradient
 from shrinkage.training.jax_loop import JaxLoop
 from shrinkage.training.lowering import FORWARD, lowered
 from shrinkage.training.objective import resolve_objective
@@ -103,6 +104,7 @@ def test_ridge_regression_has_a_closed_form(ridge, method):
         assert found.gradient[lane] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_three_ways_agree_on_softmax_regression():
     """Unrolled, implicit, and training again next to it; a short horizon gives a part of the whole."""
     trainer = Trainer(task(linear, HEAD, learning_rate=0.7, batch_size=40, epochs=250))
@@ -236,6 +238,37 @@ def test_descent_takes_each_strength_where_it_belongs(ridge):
     warm = list(descend(ridge, start, [0, 1], rounds=3, warm=50, method=Implicit()))
     assert [p.epochs for p in warm] == [400, 450, 500]
     assert [p.ratios for p in warm] == [pytest.approx(p.ratios) for p in found[:3]]
+
+
+class Scripted:
+    """A trainer whose losses are given, and that notes what is asked of it."""
+
+    task = SimpleNamespace(epochs=9)
+
+    def __init__(self, *losses):
+        self.losses, self.asked, self.cells = iter(losses), [], []
+
+    def full(self, cell):
+        return cell
+
+    def begin(self, cell, seeds, split):
+        self.asked.append("begin")
+        return self
+
+    def train(self, cell, epochs, method):
+        self.asked.append(epochs)
+        self.cells.append(np.log10(cell.strength * np.array(cell.ratios)))
+        loss = next(self.losses)
+        return Sensitivity(np.array([loss]), np.array([[loss, -loss]]))
+
+
+def test_a_round_that_diverged_is_left_for_the_best_and_trained_anew():
+    trainer = Scripted(1.0, math.nan, 0.9, 0.8)
+    found = list(descend(trainer, Cell("a", 1.0, (1.0, 1.0)), [0], rounds=4, warm=2))
+    assert trainer.asked == ["begin", 9, 2, "begin", 9, 2]
+    assert [p.epochs for p in found] == [9, 11, 20, 22]
+    at = [pytest.approx(place, abs=1e-9) for place in trainer.cells]
+    assert at == [[0, 0], [-0.25, 0.25], [0, 0], [-0.125, 0.125]]
 
 
 slopes = st.lists(st.tuples(*[st.sampled_from([-1.0, 0.0, 0.5, math.nan])] * 3), max_size=30)

@@ -84,8 +84,9 @@ def descend(
     trainings: list[Training] = []
     for _ in range(rounds):
         here = walk.cell(cell.arm)
-        more = warm if trainings and warm is not None else trainer.task.epochs
-        if warm is None or walk.lost or not trainings:
+        fresh = warm is None or walk.lost or not trainings
+        more = trainer.task.epochs if warm is None or fresh else warm
+        if fresh:
             trainings = [trainer.begin(here, seeds, split) for split in splits]
         found = _together([training.train(here, more, method) for training in trainings])
         epochs += more
