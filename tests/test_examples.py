@@ -14,6 +14,7 @@ import pytest
 from shrinkage import L1, L1L2, L2, Study, models
 from shrinkage.recipe import Recipe, bind
 from shrinkage.study.spec import Range, StudySpec
+from shrinkage.training.task import Cell
 
 # Keras's variables do not know NumPy 2's `copy` argument yet.
 pytestmark = pytest.mark.filterwarnings(
@@ -22,7 +23,10 @@ pytestmark = pytest.mark.filterwarnings(
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STUDIES = ("digits.toml", "emnist_regularizers.toml", "mnist_lambda_sweep.toml")
-SCRIPTS = ("conv2d_regularizers.py", "dense_regularizers.py", "keras_identifiers.py", "smaller_model.py")
+SCRIPTS = (
+    *("conv2d_regularizers.py", "dense_regularizers.py", "keras_identifiers.py"),
+    *("per_layer_strengths.py", "smaller_model.py"),
+)
 
 OF_ALL = ["conv_1", "conv_2", "dense_1", "head"]
 WEIGHTS = [f"{layer}/{role}" for layer in OF_ALL for role in ("kernel", "bias")]
@@ -301,6 +305,33 @@ def test_smaller_model_trades_accuracy_for_size_and_compacts(tmp_path, capsys, m
     assert receipt.largest_difference <= 1e-5
     assert figure.stat().st_size > 5000
     assert str(receipt) in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+@pytest.mark.jax_only
+def test_per_layer_strengths_compares_searches_of_equal_cost(capsys, monkeypatch):
+    module = script("per_layer_strengths.py")
+    monkeypatch.setattr(module, "GRID", [1e-3, 1e-2])
+    monkeypatch.setattr(module, "ROUNDS", 2)
+    monkeypatch.setattr(module, "EXTRA", 8)
+    rows, found = module.main(["--draws", "2", "--epochs", "2"])
+    assert [count for count, *_ in rows.values()] == [4, 20, 20, 20]
+    printed = capsys.readouterr().out
+    for name, pairs in found.items():
+        assert f"\n{name} " in printed
+        for (_, scores), (_, first) in zip(pairs, found["one, grid"], strict=True):
+            assert scores[0] <= first[0]  # each search may keep what the grid found
+    assert {cell.ratios for name in ("one, grid", "one, refined") for cell, _ in found[name]} == {()}
+
+
+def test_per_layer_strengths_searches_around_the_best_common_one():
+    module = script("per_layer_strengths.py")
+    best = Cell("L2", 1e-2)
+    common, layers = module.around(best, np.random.default_rng(0))
+    assert len(common) == len(layers) == module.EXTRA == module.ROUNDS * 4
+    assert all(1e-2 < 10**0.5 * cell.strength < 1e-1 and not cell.ratios for cell in common)
+    assert [np.prod(cell.ratios) for cell in layers] == pytest.approx([1] * module.EXTRA)
+    assert module.interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((2, 2.484), abs=1e-3)
 
 
 def test_the_networks_of_conv2d_regularizers_have_the_inputs_and_layers_that_they_claim():

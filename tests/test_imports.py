@@ -35,11 +35,13 @@ WHEN_ASKED = {
     ("study/study.py", "shrinkage.report.html.write"),
 }
 
+OF_JAX = ("jax_forward", "jax_lanes", "jax_loop", "lowering")
+
 #: Where, and only where, a heavy or optional library may be imported.
 HOMES = {
     "optuna": {"study/storage.py", "study/search.py"},
-    "jax": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
-    "jaxlib": {"training/jax_loop.py", "training/jax_lanes.py", "training/lowering.py"},
+    "jax": {f"training/{name}.py" for name in ("hypergradient", *OF_JAX)},
+    "jaxlib": {f"training/{name}.py" for name in OF_JAX},
     "ray": {"study/cluster.py"},
     "tensorboard": {"report/tensorboard.py"},
     "tensorflow": set(),

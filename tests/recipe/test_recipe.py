@@ -267,3 +267,38 @@ def test_a_recipe_in_toml_is_a_list_of_texts():
 def test_toml_that_is_no_recipe_is_refused(text):
     with pytest.raises(RecipeError):
         Recipe.from_toml(text)
+
+
+# --- one strength a rule ---------------------------------------------------------------------------------
+
+TWO = "a: kernel = l2(strength)\nb: kernel = l1(0.1)\nc: kernel, bias = l1_l2(0.25*strength, 0.01)"
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e3), st.floats(0, 1e3))
+def test_each_varying_rule_is_at_its_ratio_of_the_strength(strength, first, second):
+    recipe = Recipe(TWO)
+    assert recipe.varying == 2
+    found = [rule.penalty for rule in recipe.at(strength, (first, second))]
+    expected = [L2(strength * first), L1(0.1), L1L2(0.25 * second * strength, 0.01)]
+    for one, other in zip(found, expected, strict=True):
+        assert one.numbers() == pytest.approx(other.numbers())
+    scaled = recipe.scaled((first, second))
+    assert Recipe(scaled.to_list()) == scaled
+    assert scaled.at(strength) == recipe.at(strength, (first, second))
+
+
+def test_without_ratios_all_are_at_the_strength():
+    recipe = Recipe(TWO)
+    assert recipe.at(0.3) == recipe.at(0.3, ()) == recipe.at(0.3, (1, 1.0))
+    assert recipe.scaled(()) is recipe
+
+
+@pytest.mark.parametrize("ratios", [(1.0,), (1.0, 1.0, 1.0), (1.0, -1.0), (1.0, float("nan")), (1.0, True)])
+def test_ratios_are_strengths_and_one_a_rule(ratios):
+    with pytest.raises(StrengthError):
+        Recipe(TWO).at(0.3, ratios)
+
+
+def test_a_recipe_of_numbers_alone_has_no_ratios():
+    with pytest.raises(StrengthError, match="0 of the recipe's rules contain the word strength"):
+        Recipe("a: kernel = l2(0.1)").scaled((1.0,))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from shrinkage.errors import SpecError
 from shrinkage.study import design
+from shrinkage.study.search import Space, strategy
 from shrinkage.study.spec import StudySpec
 
 FACTS = {"data": "d" * 8, "model": "m" * 8, "backend": "jax"}
@@ -93,6 +95,29 @@ def test_trials_are_the_product(seeds, strengths, folds):
 
 
 # --- keys ----------------------------------------------------------------------------------------------
+
+
+def test_ratios_are_part_of_a_key_where_there_are_any():
+    arms = [
+        {
+            "name": "two",
+            "recipe": ["a: kernel = l2(strength)", "b: kernel = l2(strength)"],
+            "strengths": [0.1],
+        }
+    ]
+    asked = spec(arms=arms, folds=3)
+    cell = ("two", 0.1)
+    first = next(strategy(Space(asked)))
+    step = replace(first, asked=tuple((c, unit) for c, unit in first.asked if c == cell))
+    plain, ones, other = (
+        design.trials(asked, FACTS, replace(step, ratios={cell: ratios}))
+        for ratios in [(), (1.0, 1.0), (2.0, 0.5)]
+    )
+    assert plain == tuple(t for t in design.trials(asked, FACTS) if t.arm == "two")
+    assert len({t.key for t in (*plain, *ones, *other)}) == 3 * 2 * 3
+    assert [t.lane.ratios for t in other] == [(2.0, 0.5)] * 6
+    assert {t.cell for t in (*plain, *ones, *other)} == {("two", 0.1)}
+
 
 CHANGES = {
     "epochs": {"training": {"epochs": 21}},

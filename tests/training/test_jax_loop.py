@@ -128,6 +128,30 @@ def test_the_same_curves_as_keras(build):
         assert_close(trained(JaxLoop(task(build), lanes, choice), lanes), expected)
 
 
+def test_strengths_of_their_own_are_those_of_a_recipe_that_says_so():
+    """One a rule, by ratios: bit by bit the recipe with these numbers, and what Keras's fit finds."""
+    rules = "dense: kernel = l2({})\nhead: bias = l1(0.01)\nhead: kernel = l1_l2({}, {})"
+    recipes = {
+        "open": Recipe(rules.format("strength", "0.5*strength", "strength")),
+        "said": Recipe(rules.format(0.03, 0.002, 0.004)),
+    }
+    lanes = [Lane("open", 1e-2, 0, ratios=(3.0, 0.4)), Lane("said", None, 0), Lane("open", 1e-2, 0)]
+    lanes += [Lane("open", 1e-2, 0, ratios=(1.0, 1.0)), Lane("open", 1e-2, 0, ratios=(0.4, 3.0))]
+
+    def build():
+        model = dense()
+        model.layers[1].name = "dense"
+        return model
+
+    the_task = task(build, recipes=recipes)
+    found = trained(JaxLoop(the_task, lanes, Choice(len(lanes))), lanes)
+    ratios, said, plain, ones, _ = (bits(found[lane]) for lane in lanes)
+    assert ratios == said
+    assert ones == plain
+    assert len({str(bits(result)) for result in found.values()}) == 3
+    assert_close(trained(KerasLoop(the_task), lanes), found)
+
+
 OPTIMIZERS = sorted(
     name
     for name, cls in vars(keras.optimizers).items()

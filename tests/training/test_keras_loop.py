@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from shrinkage.errors import ModelError
+from shrinkage.errors import ModelError, StrengthError
 from shrinkage.models import mlp
 from shrinkage.recipe import Recipe
 from shrinkage.training.initial import data_order, initialise, with_fresh_names
@@ -174,6 +174,37 @@ def traced() -> Any:
     )
     Traced.count = 0
     return model
+
+
+def test_each_rule_has_the_strength_that_its_ratio_says() -> None:
+    rules = "dense_1: kernel = l2({})\nhead: kernel = l1({})\nhead: bias = l2(0.01)"
+    recipes = {
+        "open": Recipe(rules.format("strength", "0.5*strength")),
+        "said": Recipe(rules.format(0.04, 0.0025)),
+        "other": Recipe(rules.format(0.01, 0.02)),
+    }
+    lanes = [Lane("open", 0.02, 1, ratios=(2.0, 0.25)), Lane("open", 0.02, 1, ratios=(0.5, 2.0))]
+    lanes += [Lane("said", None, 1), Lane("other", None, 1)]
+    found = train(task(recipes=recipes), *lanes)
+    for one, other in zip(found[:2], found[2:], strict=True):
+        np.testing.assert_allclose(numbers(one), numbers(other), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.not_on("torch", "Keras compiles nothing there")
+def test_nothing_is_traced_again_between_ratios() -> None:
+    recipes = {"two": Recipe("dense_1: kernel = l2(strength)\nhead: kernel = l2(strength)")}
+    loop = KerasLoop(task(traced, recipes=recipes))
+    run(loop, Lane("two", 0.1, 0, ratios=(2.0, 0.5)))
+    count = Traced.count
+    run(loop, Lane("two", 0.1, 1, ratios=(0.1, 10.0)), Lane("two", 0.3, 1, ratios=(1.0, 1.0)))
+    assert Traced.count == count > 0
+
+
+@pytest.mark.parametrize("ratios", [(1.0,), (1.0, 1.0, 1.0)])
+def test_there_is_one_ratio_for_each_rule_that_varies(ratios: tuple[float, ...]) -> None:
+    two = Recipe("dense_1: kernel = l2(strength)\nhead: kernel = l2(strength)")
+    with pytest.raises(StrengthError, match=f"{len(ratios)} ratios were given, and 2 of the recipe's rules"):
+        train(task(recipes={"two": two}), Lane("two", 0.1, 0, ratios=ratios))
 
 
 @pytest.mark.not_on("torch", "Keras compiles nothing there")

@@ -20,7 +20,7 @@ from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import KerasLoop
 from shrinkage.training.objective import resolve_objective
 from shrinkage.training.rungs import ALIKE, REDUCTION, survivors
-from shrinkage.training.task import Lane, Loop, Result, Split, Task
+from shrinkage.training.task import Cell, Lane, Loop, Result, Split, Task
 
 pytestmark = [
     pytest.mark.usefixtures("compiled_once"),
@@ -89,18 +89,18 @@ losses = st.one_of(st.floats(0, 10), st.just(math.inf), st.just(math.nan))
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), losses), min_size=1, max_size=30), st.integers(0, 3))
 def test_of_every_arm_the_best_half_goes_on(drawn, rung):
-    scores = {(arm, float(i)): loss for i, (arm, loss) in enumerate(drawn)}
-    counts = {arm: sum(a == arm for a, _ in scores) for arm in {a for a, _ in scores}}
+    scores = {Cell(arm, float(i)): loss for i, (arm, loss) in enumerate(drawn)}
+    counts = {arm: sum(cell.arm == arm for cell in scores) for arm in {cell.arm for cell in scores}}
     kept = survivors(scores, counts, rung, 0.01)
     for arm, count in counts.items():
-        mine = [cell for cell in kept if cell[0] == arm]
+        mine = [cell for cell in kept if cell.arm == arm]
         assert len(mine) == max(1, math.ceil(count / REDUCTION ** (rung + 1)))
-        loss = {c: math.inf if math.isnan(v) else v for c, v in scores.items() if c[0] == arm}
+        loss = {c: math.inf if math.isnan(v) else v for c, v in scores.items() if c.arm == arm}
         limit = min(loss.values()) * (1 + 0.01)
         for kept_cell in mine:
             for other in loss.keys() - mine:
                 if loss[kept_cell] <= limit:  # nothing as good and stronger was left behind
-                    assert loss[other] > limit or other[1] < kept_cell[1]
+                    assert loss[other] > limit or other.strength < kept_cell.strength
                 else:
                     assert loss[other] >= loss[kept_cell]
 
@@ -111,20 +111,20 @@ def test_of_every_arm_the_best_half_goes_on(drawn, rung):
 @pytest.mark.jax_only  # a minute elsewhere, and the rungs are the same code for both loops
 def test_a_full_grid_chooses_the_same_at_each_rung(name):
     found, full = trained(loop_of(name, task())), trained(loop_of(name, task(rungs=())))
-    alive = list(CELLS)
+    alive = [Cell(*cell) for cell in CELLS]
     for rung, epochs in enumerate(RUNGS):
         loss = {
-            cell: np.mean([full[Lane(*cell, s)].records[epochs - 1].values["val_data_loss"] for s in (0, 1)])
+            cell: np.mean([full[cell.lane(s, 0)].records[epochs - 1].values["val_data_loss"] for s in (0, 1)])
             for cell in alive
         }
         kept = survivors(loss, {"none": 1, "l2": 4, "l1": 1}, rung, ALIKE * (EPOCHS / epochs - 1))
-        for arm, strength in set(alive) - kept:
+        for cell in set(alive) - kept:
             for seed in (0, 1):
-                result = found[Lane(arm, strength, seed)]
+                result = found[cell.lane(seed, 0)]
                 assert (result.state, len(result.records), result.weights) == ("stopped", epochs, ())
         alive = [cell for cell in alive if cell in kept]
     assert len(alive) == 3
-    assert {(r.lane.arm, r.lane.strength) for r in found.values() if r.state == "complete"} == set(alive)
+    assert {r.lane.cell for r in found.values() if r.state == "complete"} == set(alive)
     assert all(len(r.records) == EPOCHS for r in found.values() if r.state == "complete")
 
 

@@ -110,6 +110,17 @@ class Penalty(keras.Regularizer):  # type: ignore[misc]  # Keras has no type inf
             strength = check_strength(strength)
         return self.holding(self._form(strength))
 
+    def scaled(self, ratio: float) -> Self:
+        """Return this penalty with ``ratio`` times the strength that a study varies; constants stay.
+
+        Examples
+        --------
+        >>> from shrinkage import L1L2, STRENGTH
+        >>> L1L2(0.1, STRENGTH).scaled(0.5)
+        L1L2(l1=0.1, l2=0.5*strength)
+        """
+        return self.holding(tuple(c * ratio if isinstance(c, Multiple) else c for c in self._coefficients))
+
     def bind(self, live: LiveStrength) -> Self:
         """Return this penalty with ``live`` as its strength."""
         bound = self.holding(self._coefficients if self.varies else self._proportions())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,13 +41,20 @@ class Plan:
     terms: tuple[Term, ...]
     notes: tuple[str, ...] = ()
 
-    def with_strength(self, live: LiveStrength) -> Plan:
-        """Return the plan with every varying penalty reading its strength from ``live``."""
-        bound = {
-            t.penalty: t.penalty.bind(live) for t in self.terms if t.penalty is not None and t.penalty.varies
-        }
-        terms = (replace(t, penalty=bound.get(t.penalty, t.penalty)) for t in self.terms)  # type: ignore[arg-type]
-        return Plan(tuple(terms), self.notes)
+    def with_strength(self, live: LiveStrength | Mapping[str, LiveStrength]) -> Plan:
+        """Return the plan with every varying penalty reading its strength from ``live``.
+
+        That is one strength for all rules, or one for each by its left side (of two rules with one left
+        side only the later is in force).
+        """
+
+        def bound(term: Term) -> Term:
+            if term.penalty is None or not term.penalty.varies:
+                return term
+            own = live if isinstance(live, LiveStrength) else live[term.rule]
+            return replace(term, penalty=term.penalty.bind(own))
+
+        return Plan(tuple(map(bound, self.terms)), self.notes)
 
     def together(self) -> Iterator[tuple[Term, ...]]:
         """Yield the terms that are charged as one: those of a unit, and every other by itself."""

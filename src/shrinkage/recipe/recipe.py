@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -94,6 +94,14 @@ class Rule:
             else self
         )
 
+    def scaled(self, ratio: float) -> Rule:
+        """Return the rule with ``ratio`` times the strength that a study varies, if it varies."""
+        return (
+            Rule(self.layers, self.targets, self.penalty.scaled(ratio))
+            if self.penalty and self.varies
+            else self
+        )
+
     def __str__(self) -> str:
         return f"{self.place} = {self.cells[2]}"
 
@@ -167,9 +175,53 @@ class Recipe:
         """Whether a rule contains the ``strength`` that a study varies."""
         return any(rule.varies for rule in self.rules)
 
-    def at(self, strength: Any) -> Recipe:
-        """Return the recipe with every varying penalty at ``strength``."""
-        return Recipe(rule.at(strength) for rule in self.rules)
+    @property
+    def varying(self) -> int:
+        """How many rules contain the ``strength`` that a study varies."""
+        return sum(rule.varies for rule in self.rules)
+
+    def at(self, strength: Any, ratios: Sequence[float] = ()) -> Recipe:
+        r"""Return the recipe with every varying penalty at ``strength``.
+
+        Parameters
+        ----------
+        strength
+            A number ≥ 0.
+        ratios
+            One a varying rule, in their order: rule i is at ``strength * ratios[i]``. Empty: all are 1.
+
+        Raises
+        ------
+        StrengthError
+            If a number is no strength, or there is another number of ratios than of varying rules.
+
+        Examples
+        --------
+        >>> recipe = Recipe("Conv2D: kernel = l2(strength)\nhead: kernel = l1(0.5*strength)")
+        >>> print(recipe.at(0.01, (2, 0.5)))
+        Conv2D: kernel = l2(0.02)
+        head: kernel = l1(0.0025)
+        """
+        return Recipe(rule.at(strength) for rule in self.scaled(ratios))
+
+    def scaled(self, ratios: Sequence[float]) -> Recipe:
+        r"""Return the recipe with ``ratios[i] * strength`` in the i-th varying rule; empty changes nothing.
+
+        Examples
+        --------
+        >>> print(Recipe("a: kernel = l2(strength)\nb: kernel = l2(strength)").scaled((2, 1)))
+        a: kernel = l2(2.0*strength)
+        b: kernel = l2(strength)
+        """
+        if not len(ratios):
+            return self
+        if len(ratios) != self.varying:
+            raise StrengthError(
+                f"{len(ratios)} ratios were given, and {self.varying} of the recipe's rules contain the word "
+                "strength: give one ratio for each of these."
+            )
+        left = iter(ratios)
+        return Recipe(rule.scaled(next(left)) if rule.varies else rule for rule in self.rules)
 
     def resolved(self, strength: float | None) -> Recipe:
         """Return the recipe without open strengths.

@@ -23,7 +23,8 @@ class Trial:
     """One training run; ``key`` is a hash of what determines its result.
 
     ``fold`` counts the splits of a study of several, from 0: ``repeat * folds + fold``. It is -1 where there
-    is one.
+    is one. With ``ratios`` the i-th rule that varies is at ``strength * ratios[i]``, whose geometric mean is
+    the strength.
     """
 
     arm: str
@@ -31,11 +32,12 @@ class Trial:
     seed: int
     fold: int
     key: str
+    ratios: tuple[float, ...] = ()
 
     @property
     def lane(self) -> Lane:
         """The trial as a training loop sees it."""
-        return Lane(self.arm, self.strength, self.seed, max(self.fold, 0))
+        return Lane(self.arm, self.strength, self.seed, max(self.fold, 0), self.ratios)
 
     @property
     def cell(self) -> tuple[str, float | None]:
@@ -60,18 +62,25 @@ def trials(
     for (name, strength), (seed, fold) in step.asked:
         start = step.after.get((name, strength))
         begins = None if start is None or before is None else before[start, (seed, fold)].key
-        own = _own(spec, fold, step, begins)
-        found.append(Trial(name, strength, seed, fold, _key(spec, facts, arms[name], strength, seed, own)))
+        own, ratios = _own(spec, fold, step, begins), step.ratios.get((name, strength), ())
+        key = _key(spec, facts, arms[name], strength, seed, own, ratios)
+        found.append(Trial(name, strength, seed, fold, key, ratios))
     return tuple(found)
 
 
 def refitted(
-    spec: StudySpec, facts: Mapping[str, Any], arm: str, strength: float | None, epochs: int
+    spec: StudySpec,
+    facts: Mapping[str, Any],
+    arm: str,
+    strength: float | None,
+    epochs: int,
+    ratios: tuple[float, ...] = (),
 ) -> Trial:
     """Return the training of an arm on all training rows, for so many epochs, from the study's first seed."""
     own = next(a for a in spec.all_arms if a.name == arm)
     seed = spec.seeds[0]
-    return Trial(arm, strength, seed, -1, _key(spec, facts, own, strength, seed, {"refit": epochs}))
+    key = _key(spec, facts, own, strength, seed, {"refit": epochs}, ratios)
+    return Trial(arm, strength, seed, -1, key, ratios)
 
 
 def _own(spec: StudySpec, fold: int, step: Step, begins: str | None) -> dict[str, Any]:
@@ -101,17 +110,19 @@ def _key(
     strength: float | None,
     seed: int,
     own: Mapping[str, Any],
+    ratios: tuple[float, ...] = (),
 ) -> str:
     recipe = Recipe(arm.recipe)
     content = {
         **facts,
         **own,
-        "recipe": (recipe if strength is None else recipe.at(strength)).to_list(),
+        "recipe": (recipe if strength is None else recipe.at(strength, ratios)).to_list(),
         "arm": arm.name,
         "learning_rate": arm.learning_rate,
         "seed": seed,
         "initial": spec.initial,
         "training": spec.training.model_dump(mode="json"),
+        **({"ratios": ratios} if ratios else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -86,7 +86,7 @@ def _refit(
     say: Callable[[str], None],
 ) -> Refitted:
     epochs = epochs_of(finished, [t for t in bench.trials if t.cell == trial.cell])
-    return refit(bench, directory, trial.arm, trial.strength, epochs, say)
+    return refit(bench, directory, trial.arm, trial.strength, epochs, say, trial.ratios)
 
 
 def _compare(
@@ -120,7 +120,7 @@ def _representative(bench: Bench, finished: Mapping[str, Any], arm: str, strengt
 
 def _recipe(bench: Bench, trial: Trial) -> Recipe:
     recipe = bench.loop.task.recipes[trial.arm]
-    return recipe if trial.strength is None else recipe.at(trial.strength)
+    return recipe if trial.strength is None else recipe.at(trial.strength, trial.ratios)
 
 
 def _look(

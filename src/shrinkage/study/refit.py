@@ -58,6 +58,7 @@ def refit(
     strength: float | None,
     epochs: int,
     say: Callable[[str], None],
+    ratios: tuple[float, ...] = (),
 ) -> Refitted:
     """Train an arm at a strength on all training rows, and score it on test data; each of it once.
 
@@ -74,13 +75,15 @@ def refit(
         How long.
     say
         Told, in a line, what is trained.
+    ratios
+        By what each rule multiplies the strength, where each has one of its own.
 
     Returns
     -------
     Refitted
         The record, the trial, and the weights in the order of ``model.get_weights()``.
     """
-    trial = design.refitted(bench.spec, bench.facts, arm, strength, epochs)
+    trial = design.refitted(bench.spec, bench.facts, arm, strength, epochs, ratios)
     place = directory.part(f"refit/{trial.key}")
     scores = place.test_scores().get(trial.key)
     weights = place.read_weights(trial.key)

@@ -49,6 +49,8 @@ class Step:
         How long each is trained; None for as long as the study says.
     after
         Cells that begin from the weights to which another was trained.
+    ratios
+        Of cells whose rules have each a strength of its own: by what each multiplies the cell's.
     """
 
     why: str
@@ -57,6 +59,7 @@ class Step:
     alike: float = ALIKE
     epochs: int | None = None
     after: Mapping[Cell, Cell] = field(default_factory=dict)
+    ratios: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
 
 
 Strategy = Generator[Step, Seen, str]

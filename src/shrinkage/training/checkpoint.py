@@ -72,7 +72,9 @@ class Running:
 
 def name_of(cohort: Cohort, epochs: int) -> str:
     """Return a name for the checkpoint of a cohort that began after ``epochs``: equal for equal blocks."""
-    content = [epochs, cohort.split, cohort.seeds, cohort.cells]
+    # Without ratios, as before there were any: what an older release left is taken up again.
+    cells = [cell if cell.ratios else cell[:2] for cell in cohort.cells]
+    content = [epochs, cohort.split, cohort.seeds, cells]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
@@ -119,8 +121,7 @@ def unpack(arrays: Arrays, cohort: Cohort) -> tuple[list[NDArray[Any]], list[Run
     running = []
     for i, track in enumerate(stored["tracks"]):
         row, column = track["place"]
-        arm, strength = cohort.cells[column]
-        lane = Lane(arm, strength, cohort.seeds[row], cohort.split)
+        lane = cohort.cells[column].lane(cohort.seeds[row], cohort.split)
         records = [Record(lane, epoch + 1, values) for epoch, values in enumerate(track["records"])]
         best = (
             None if track["weights"] < 0 else tuple(arrays[f"best-{i}-{j}"] for j in range(track["weights"]))

@@ -133,7 +133,7 @@ def first_choice(
 
 def alternatives(first: Choice, lanes: Sequence[Lane], costly: int) -> list[Choice]:
     """Return the other ways to run lanes that are worth a try."""
-    many = min(_MOST, len({(lane.arm, lane.strength) for lane in lanes}))
+    many = min(_MOST, len({lane.cell for lane in lanes}))
     counts = dict.fromkeys((first.lanes, 1, many))
     lowerings = [first.lowering]
     if costly:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from shrinkage.training.task import Lane
+from shrinkage.training.task import Cell, Lane
 
 _T = TypeVar("_T")
-Cell = tuple[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Cohort:
 
     def place(self, lane: Lane) -> tuple[int, int]:
         """Return the row (seed) and column (cell) of a lane."""
-        return self.seeds.index(lane.seed), self.cells.index((lane.arm, lane.strength))
+        return self.seeds.index(lane.seed), self.cells.index(lane.cell)
 
     @property
     def size(self) -> int:
@@ -56,7 +55,7 @@ def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool) -> tuple[Cohort, 
     """
     asked = tuple(dict.fromkeys(lanes))
     wanted = set(asked)
-    cells = tuple(dict.fromkeys((lane.arm, lane.strength) for lane in asked))
+    cells = tuple(dict.fromkeys(lane.cell for lane in asked))
     seeds = tuple(dict.fromkeys(lane.seed for lane in asked))
     splits = tuple(dict.fromkeys(lane.split for lane in asked))
     columns = _even(cells, most)
@@ -66,7 +65,7 @@ def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool) -> tuple[Cohort, 
     for split in splits:
         for row in rows:
             for column in columns:
-                block = tuple(Lane(*cell, seed, split) for cell in column for seed in row)
+                block = tuple(cell.lane(seed, split) for cell in column for seed in row)
                 inside = tuple(lane for lane in dict.fromkeys(block) if lane in wanted)
                 if inside:
                     found.append(Cohort(split, row, column, inside))

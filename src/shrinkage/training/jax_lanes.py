@@ -27,14 +27,13 @@ from shrinkage.recipe.place import keep_losses_apart
 from shrinkage.recipe.select import ACTIVITY, sites, weights
 from shrinkage.recipe.units import Coupled, Sum, Unit, coupling
 from shrinkage.training.choose import Lowering
-from shrinkage.training.cohorts import Cell
 from shrinkage.training.initial import initialise, seed_dropout, with_fresh_names
 from shrinkage.training.keras_loop import OptimizerState, make_optimizer
 from shrinkage.training.lowering import lowered, traced
 from shrinkage.training.metrics import leaves
 from shrinkage.training.objective import measure_data_loss
 from shrinkage.training.proximal import is_proximal
-from shrinkage.training.task import Task
+from shrinkage.training.task import Cell, Task
 
 Arrays = list[Any]
 
@@ -110,10 +109,7 @@ class Lanes:
         model.optimizer.build(model.trainable_variables)
         model._symbolic_build(data_batch=task.batch(np.zeros(1, np.intp)))
         self._places = _places(model, self._plans)
-        self._penalties = {
-            arm: {_key(terms): terms[0].penalty for terms in plan.together()}
-            for arm, plan in self._plans.items()
-        }
+        self._charged: dict[tuple[str, tuple[float, ...]], Mapping[_Key, Penalty | None]] = {}
         self._weights = [np.array(v) for v in model.weights]
         self._optimizer = OptimizerState(model)
         self._rate = _place_of_rate(model)
@@ -124,7 +120,7 @@ class Lanes:
     def traced(self) -> tuple[int, int]:
         """Return how many costly equations a lane's forward pass has, and how many bytes a step takes."""
         state = State(*([v.value for v in part] for part in self._parts), jnp.zeros(3))  # type: ignore[call-arg]
-        charged = [c[0] for c in self.coefficients([(next(iter(self._plans)), 1.0)])]
+        charged = [c[0] for c in self.coefficients([Cell(next(iter(self._plans)), 1.0)])]
         rows = Rows(*map(jnp.asarray, self.task.batch(np.zeros(self.task.batch_size, np.intp))))
 
         def forward(state: State, charged: Arrays, rows: Rows) -> Any:
@@ -160,8 +156,8 @@ class Lanes:
             for leaf, value in zip(spread, self._start(seeds[place[0]], given), strict=True):
                 leaf[place] = value
         if self._rate is not None:
-            for column, (arm, _) in enumerate(cells):
-                rate = self.task.rate(arm)
+            for column, cell in enumerate(cells):
+                rate = self.task.rate(cell.arm)
                 if rate is not None:
                     spread[self._rate][:, column] = rate
         return self.unflattened([*spread, np.zeros((len(seeds), len(cells), 3), np.float32)])
@@ -208,11 +204,19 @@ class Lanes:
         return found
 
     def _numbers(self, cell: Cell, place: _Place, kind: Penalty) -> tuple[float, ...]:
-        arm, strength = cell
-        penalty = self._penalties[arm].get(place.key)
+        penalty = self._penalties(cell).get(place.key)
         if penalty is None or type(penalty) is not type(kind):
             return (0.0,) * len(kind.names)
-        return (penalty.at(strength) if penalty.varies else penalty).numbers()
+        return (penalty.at(cell.strength) if penalty.varies else penalty).numbers()
+
+    def _penalties(self, cell: Cell) -> Mapping[_Key, Penalty | None]:
+        """Return what a cell's arm charges where, each rule's ratio in its penalty."""
+        key = cell.arm, cell.ratios
+        if key not in self._charged:
+            recipe = self.task.recipes[cell.arm].scaled(cell.ratios)
+            plan = bind(recipe, self.model) if cell.ratios else self._plans[cell.arm]
+            self._charged[key] = {_key(terms): terms[0].penalty for terms in plan.together()}
+        return self._charged[key]
 
     def weights_of(
         self, state: State, place: tuple[int, int], final: bool = True
@@ -283,7 +287,7 @@ class Lanes:
             penalty = objective - data_loss
             return found, (rest, jnp.stack([penalty * n, data_loss * n, n]))
 
-        function = lowered(objective) if self.lowering.rewritten else objective
+        function = self._rewritten(objective)
         given = (state.non_trainable, state.optimizer, charged, rows)
         (_, (rest, sums)), gradients = jax.value_and_grad(function, has_aux=True)(state.trainable, *given)
         return gradients, rest, sums
@@ -326,9 +330,11 @@ class Lanes:
             )
             return list(metrics)
 
-        return (lowered(function) if self.lowering.rewritten else function)(
-            metrics, trainable, rest, charged, rows
-        )
+        return self._rewritten(function)(metrics, trainable, rest, charged, rows)  # type: ignore[no-any-return]
+
+    def _rewritten(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward pass as it is to be compiled."""
+        return lowered(function) if self.lowering.rewritten else function
 
     def _results(self, metrics: Arrays) -> Mapping[str, Any]:
         mapping = list(zip(self.model.metrics_variables, metrics, strict=True))
@@ -381,15 +387,15 @@ class Lanes:
 
     def results(self, metrics: Arrays) -> Mapping[str, NDArray[Any]]:
         """Return every metric's value, seeds × cells."""
-        found = self._compiled("results", jax.vmap(jax.vmap(self._results)), metrics)
+        found = self._compiled("results", jax.vmap(jax.vmap(self._results)), metrics, donated=False)
         return {name: np.asarray(value) for name, value in found.items()}
 
-    def _compiled(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+    def _compiled(self, name: str, function: Callable[..., Any], *args: Any, donated: bool = True) -> Any:
+        """Call a function, compiled once for these shapes; ``donated``: the first argument is used up."""
         args = jax.tree.map(lambda a: np.int32(a) if isinstance(a, int) else a, args)
         key = (name, tuple((a.shape, np.dtype(a.dtype)) for a in jax.tree.leaves(args)))
         if key not in self._programs:
-            carried = () if name == "results" else (0,)
-            staged = jax.jit(function, donate_argnums=carried).lower(*args)
+            staged = jax.jit(function, donate_argnums=(0,) if donated else ()).lower(*args)
             self._programs[key] = _beside(partial(_compile, staged, self.lowering.options))
         return self._programs[key](*args)
 

@@ -110,7 +110,7 @@ class JaxLoop:
         """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
         programs = self._programs()
         state = programs.holding(weights, lane.seed)
-        charged = programs.coefficients([(lane.arm, lane.strength)])
+        charged = programs.coefficients([lane.cell])
         rows = Rows(jnp.asarray(x), jnp.asarray(y))
         found = self._evaluate(state, charged, np.arange(len(x)), (1, 1), rows)
         return {name: float(value[0, 0]) for name, value in found.items()}
@@ -165,7 +165,7 @@ class JaxLoop:
         train = self.task.splits[cohort.split].train
         state = state._replace(sums=jnp.zeros_like(state.sums))
         order = np.stack([train[data_order(seed, epoch, len(train))] for seed in cohort.seeds])
-        for batches in _cut(order.astype(np.int32), self.task.batch_size):
+        for batches in cut(order.astype(np.int32), self.task.batch_size):
             for rows, local, steps in self._feed(batches):
                 for start, stop in self._pace.pieces(steps, ("train", *local.shape, cohort.size)):
                     state = self._programs().train(state, charged, rows, local, start, stop)
@@ -188,7 +188,7 @@ class JaxLoop:
         """Return every metric on the rows at ``index``, of the task or of ``here``."""
         programs = self._programs()
         metrics = programs.zero_metrics(*shape)
-        for batches in _cut(index.astype(np.int32), min(len(index), _EVALUATION_BATCH)):
+        for batches in cut(index.astype(np.int32), min(len(index), _EVALUATION_BATCH)):
             for rows, local, steps in self._feed(batches, here):
                 inputs = rows._replace(weights=None)
                 for start, stop in self._pace.pieces(steps, ("test", *local.shape, *shape)):
@@ -205,7 +205,7 @@ class JaxLoop:
 
         All at once where they fit; else piece by piece, in pieces of one shape.
         """
-        rows = self._resident() if here is None else here
+        rows = self.resident() if here is None else here
         if rows is not None:
             yield rows, order, order.shape[-2]
             return
@@ -221,7 +221,7 @@ class JaxLoop:
             local = np.arange(part.size, dtype=np.int32).reshape(part.shape)
             yield Rows(*map(jnp.asarray, self.task.batch(part.reshape(-1)))), local, steps
 
-    def _resident(self) -> Rows | None:
+    def resident(self) -> Rows | None:
         """Return all rows on the device, or None where they would take too much of its memory."""
         task = self.task
         if self._here is None and len(task.x) * task.batch(np.zeros(1, np.intp))[0].nbytes <= memory():
@@ -254,7 +254,7 @@ class JaxLoop:
         charged = jax.device_put(programs.coefficients(cohort.cells))
         train = self.task.splits[cohort.split].train
         order = np.stack([train] * len(cohort.seeds)).astype(np.int32)
-        rows, local, steps = next(self._feed(next(_cut(order, self.task.batch_size))))
+        rows, local, steps = next(self._feed(next(cut(order, self.task.batch_size))))
         state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, 1))
         done, begun = 0, time.monotonic()
         while time.monotonic() - begun < _TRIED:
@@ -270,7 +270,7 @@ def memory() -> int:
     return int(_SHARE * whole)
 
 
-def _cut(order: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
+def cut(order: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
     """Yield the full batches of ``order`` along its last axis, and then the rest as a shorter one."""
     *before, n = order.shape
     full = n // size * size

@@ -55,7 +55,7 @@ class _Compiled:
     """One arm's model, ready to train, and what resets it."""
 
     model: Any
-    live: LiveStrength
+    live: tuple[LiveStrength, ...]
     weights: tuple[NDArray[Any], ...]
     optimizer: OptimizerState
 
@@ -64,6 +64,11 @@ class _Compiled:
         """All that training changes."""
         model = self.model
         return [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
+
+    def set_strength(self, lane: Lane) -> None:
+        """Set the strength of the lane, or of each of its rules."""
+        for live, ratio in zip(self.live, lane.ratios or (1.0,), strict=True):
+            live.assign(ratio * (lane.strength or 0.0))
 
 
 _PROXIMAL = re.compile(r"\s*proximal\s*\((?P<name>.*)\)\s*", re.IGNORECASE)
@@ -84,7 +89,7 @@ class KerasLoop:
 
     def __init__(self, task: Task, lanes: Sequence[Lane] = (), why: str = "") -> None:
         self.task, self.lanes, self._why = task, tuple(lanes), why
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[tuple[str, int], _Compiled] = {}
         self._shelf: Shelf = Memory()
         self._starts: Mapping[Lane, Sequence[NDArray[Any]]] = {}
 
@@ -109,7 +114,7 @@ class KerasLoop:
 
     def cohorts(self, lanes: Sequence[Lane]) -> Sequence[Cohort]:
         """Return each lane by itself."""
-        return [Cohort(lane.split, (lane.seed,), ((lane.arm, lane.strength),), (lane,)) for lane in lanes]
+        return [Cohort(lane.split, (lane.seed,), (lane.cell,), (lane,)) for lane in lanes]
 
     def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
         """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
@@ -118,19 +123,20 @@ class KerasLoop:
 
     def model(self, lane: Lane, weights: Sequence[NDArray[Any]]) -> Any:
         """Return the arm's model at the lane's strength, with these weights."""
-        compiled = self._arm(lane.arm)
-        compiled.live.assign(lane.strength or 0.0)
+        compiled = self._arm(lane)
+        compiled.set_strength(lane)
         compiled.model.set_weights(list(weights))
         return compiled.model
 
-    def _arm(self, arm: str) -> _Compiled:
-        if arm not in self._compiled:
-            self._compiled[arm] = _compile(self.task, arm)
-        return self._compiled[arm]
+    def _arm(self, lane: Lane) -> _Compiled:
+        key = lane.arm, len(lane.ratios)
+        if key not in self._compiled:
+            self._compiled[key] = _compile(self.task, *key)
+        return self._compiled[key]
 
     def like(self, cohort: Cohort) -> Sequence[tuple[tuple[int, ...], Any]]:
         """Return the shapes and dtypes of a lane's state, with axes of one seed and one cell."""
-        variables = self._arm(cohort.lanes[0].arm).variables
+        variables = self._arm(cohort.lanes[0]).variables
         return [((1, 1, *v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
 
     def advance(
@@ -138,7 +144,7 @@ class KerasLoop:
     ) -> Callable[[], Leaves]:
         """Train a phase of a lane; return what gets its state."""
         task, (track,) = self.task, running
-        compiled = self._arm(track.lane.arm)
+        compiled = self._arm(track.lane)
         _reset(compiled, track.lane, task.fresh, self._starts.get(track.lane))
         for variable, value in zip(compiled.variables, leaves or (), strict=leaves is not None):
             variable.assign(value[0, 0])
@@ -152,11 +158,15 @@ class KerasLoop:
         return lambda: recorder.state
 
 
-def _compile(task: Task, arm: str) -> _Compiled:
+def _compile(task: Task, arm: str, strengths: int) -> _Compiled:
+    """Return an arm's model with so many strengths, one a varying rule; 0: one for all of them."""
     model = with_fresh_names(task.build)
     strip(model)
-    live = LiveStrength(0.0)
-    attach(model, bind(task.recipes[arm], model).with_strength(live))
+    live = tuple(LiveStrength(0.0) for _ in range(max(1, strengths)))
+    recipe = task.recipes[arm]
+    plan = bind(recipe.scaled((1.0,) * strengths), model)  # as many as there are such rules, or an error
+    places = [rule.place for rule in recipe if rule.varies]
+    attach(model, plan.with_strength(dict(zip(places, live, strict=True)) if strengths else live[0]))
     optimizer = make_optimizer(task.optimizer, task.rate(arm))
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
     measure_data_loss(model)
@@ -239,7 +249,7 @@ def _reset(compiled: _Compiled, lane: Lane, fresh: bool, start: Sequence[NDArray
         seed_dropout(compiled.model, lane.seed)
     for variable, value in zip(compiled.model.optimizer.variables, compiled.optimizer.start(), strict=True):
         variable.assign(value)
-    compiled.live.assign(lane.strength or 0.0)
+    compiled.set_strength(lane)
     compiled.model.stop_training = False
 
 

@@ -4,7 +4,8 @@ XLA's CPU convolution is slow inside a loop, and ``vmap`` over kernels makes it 
 slower still; products of patches and kernels are neither. The rewriting takes place on the traced forward
 function, before ``grad`` and ``vmap``, so that gradients are those of the products. What it does not know
 it leaves alone: every other primitive is bound again as it stands, custom derivative rules included.
-Products have a reverse rule of their own, so a rewritten function has no forward-mode derivative.
+Products have a reverse rule of their own, so a rewritten function has no forward-mode derivative, unless it
+is rewritten by :data:`FORWARD`.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from jax.extend import core
 Rule = Callable[..., Any]  # takes a primitive's operands and parameters; NotImplemented leaves it alone
 
 
-def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of the same values and gradients, with what :data:`RULES` knows rewritten.
+def lowered(function: Callable[..., Any], rules: Mapping[str, Rule] | None = None) -> Callable[..., Any]:
+    """Return a function of the same values and gradients, with what ``rules`` know rewritten.
 
     Parameters
     ----------
     function
         Takes and returns pytrees of arrays; traced anew at each call, as under ``jax.jit``.
+    rules
+        What stands in for a primitive, by its name; None for :data:`RULES`.
 
     Examples
     --------
@@ -45,34 +48,36 @@ def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        found = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+        found = _evaluate(
+            RULES if rules is None else rules, closed.jaxpr, closed.consts, jax.tree.leaves(args)
+        )
         return jax.tree.unflatten(jax.tree.structure(shape), found)
 
     return call
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def _evaluate(rules: Mapping[str, Rule], jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
     def read(variable: Any) -> Any:
         return variable.val if isinstance(variable, core.Literal) else values[variable]
 
     for equation in jaxpr.eqns:
-        found = _bind(equation, [read(v) for v in equation.invars])
+        found = _bind(rules, equation, [read(v) for v in equation.invars])
         values.update(zip(equation.outvars, found, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 
-def _bind(equation: Any, operands: list[Any]) -> list[Any]:
+def _bind(rules: Mapping[str, Rule], equation: Any, operands: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "pjit", "closed_call"):
         inner = params.get("jaxpr") or params["call_jaxpr"]
-        return _evaluate(inner.jaxpr, inner.consts, operands)
+        return _evaluate(rules, inner.jaxpr, inner.consts, operands)
     if name in ("remat2", "checkpoint"):
-        inside = partial(_evaluate, params["jaxpr"], ())
+        inside = partial(_evaluate, rules, params["jaxpr"], ())
         again = jax.checkpoint(inside, prevent_cse=params["prevent_cse"], policy=params["policy"])
         return list(again(operands))
-    rule = RULES.get(name)
+    rule = rules.get(name)
     found = NotImplemented if rule is None else rule(*operands, **params)
     if found is not NotImplemented:
         return [found]
@@ -124,6 +129,7 @@ def _convolution(
     batch_group_count: int,
     precision: Any = None,
     preferred_element_type: Any = None,
+    by_rows: bool = True,
     **_: Any,
 ) -> Any:
     """Return the convolution as patches (rows × window and channels) times the kernel.
@@ -149,7 +155,13 @@ def _convolution(
         flat = kernel.reshape(area, outputs)
         found = sum(part * flat[i] for i, part in enumerate(slices))
         found = found.astype(preferred_element_type or x.dtype)
-    elif groups == 1 and inputs < _NARROW and precision is None and preferred_element_type in (None, x.dtype):
+    elif (
+        by_rows
+        and groups == 1
+        and inputs < _NARROW
+        and precision is None
+        and preferred_element_type in (None, x.dtype)
+    ):
         # Few channels side by side are slow to copy; rows of whole maps are not.
         rows = [jnp.moveaxis(part, -1, 0).reshape(inputs, -1) for part in slices]
         found = _from_rows(jnp.concatenate(rows), kernel.reshape(area * inputs, outputs))
@@ -340,4 +352,10 @@ RULES: Mapping[str, Rule] = {
     "reduce_window_max": _max_pool,
     "reduce_window_sum": _sum_pool,
     "random_bits": _random_bits,
+}
+
+#: The rules that leave a function its forward-mode derivative: none of them has a reverse rule of its own.
+FORWARD: Mapping[str, Rule] = {
+    **{name: rule for name, rule in RULES.items() if name != "dot_general"},
+    "conv_general_dilated": partial(_convolution, by_rows=False),
 }

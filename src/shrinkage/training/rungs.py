@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkage.training.checkpoint import Running, Shelf, name_of, pack, unpack
-from shrinkage.training.cohorts import Cell, Cohort
+from shrinkage.training.cohorts import Cohort
 from shrinkage.training.task import ALIKE as ALIKE
-from shrinkage.training.task import Lane, Record, Result, Wave
+from shrinkage.training.task import Cell, Lane, Record, Result, Wave
 
 REDUCTION = 2  # every second strength goes on from a rung
 
@@ -101,16 +101,16 @@ def survivors(scores: Mapping[Cell, float], counts: Mapping[str, int], rung: int
 
     Examples
     --------
-    >>> scores = {("l2", 0.1): 0.400, ("l2", 1.0): 0.401, ("l2", 9.0): 0.5, ("none", None): 0.9}
-    >>> sorted(survivors(scores, {"l2": 3, "none": 1}, 1, 0.005))
-    [('l2', 1.0), ('none', None)]
+    >>> losses = {0.1: 0.400, 1.0: 0.401, 9.0: 0.5}
+    >>> survivors({Cell("l2", s): loss for s, loss in losses.items()}, {"l2": 3}, 1, 0.005)
+    {Cell(arm='l2', strength=1.0, ratios=())}
     """
     kept: set[Cell] = set()
     for arm, count in counts.items():
-        own = {c: math.inf if math.isnan(score) else score for c, score in scores.items() if c[0] == arm}
+        own = {c: math.inf if math.isnan(score) else score for c, score in scores.items() if c.arm == arm}
         lowest = min(own.values(), default=math.inf)
         limit = lowest + margin * abs(lowest)
-        alike = sorted((c for c in own if own[c] <= limit), key=lambda c: -(c[1] or 0.0))
+        alike = sorted((c for c in own if own[c] <= limit), key=lambda c: -(c.strength or 0.0))
         worse = sorted((c for c in own if own[c] > limit), key=lambda c: own[c])
         kept |= {*[*alike, *worse][: math.ceil(count / REDUCTION ** (rung + 1))]}
     return kept
@@ -135,8 +135,8 @@ def climb(
     """
     alive, before = wave.lanes, dict[Lane, _Reached]()
     counts: dict[str, int] = {}
-    for arm, _ in dict.fromkeys((lane.arm, lane.strength) for lane in alive):
-        counts[arm] = counts.get(arm, 0) + 1
+    for cell in dict.fromkeys(lane.cell for lane in alive):
+        counts[cell.arm] = counts.get(cell.arm, 0) + 1
     stops = (*wave.rungs, wave.epochs)
     for rung, (start, stop) in enumerate(zip((0, *stops), stops, strict=False)):
         last, here = stop == wave.epochs, dict[Lane, _Reached]()
@@ -150,10 +150,10 @@ def climb(
         margin = wave.alike * (wave.epochs - stop) / stop
         kept = survivors(_scores(here, early_stopping), counts, rung, margin)
         for lane, reached in here.items():
-            if (lane.arm, lane.strength) not in kept and lane in wanted:
+            if lane.cell not in kept and lane in wanted:
                 wanted.discard(lane)
                 yield replace(reached.track, state="stopped", weights=()).result()
-        alive = tuple(lane for lane in alive if (lane.arm, lane.strength) in kept)
+        alive = tuple(lane for lane in alive if lane.cell in kept)
         before = here
 
 
@@ -218,7 +218,7 @@ def _gathered(
 
     def at(seed: int, cell: Cell) -> tuple[str, tuple[int, int]]:
         # A place of the block that no lane of the study has may hold anything: nobody reads it.
-        reached = before.get(Lane(*cell, seed, cohort.split), before[cohort.lanes[0]])
+        reached = before.get(cell.lane(seed, cohort.split), before[cohort.lanes[0]])
         return reached.name, reached.track.place
 
     places = [[at(seed, cell) for cell in cohort.cells] for seed in cohort.seeds]
@@ -234,5 +234,5 @@ def _scores(here: Mapping[Lane, _Reached], early_stopping: bool) -> dict[Cell, f
     """Return each cell's mean validation data loss, at the best epochs so far under early stopping."""
     found: dict[Cell, list[float]] = {}
     for lane, reached in here.items():
-        found.setdefault((lane.arm, lane.strength), []).append(reached.track.score(early_stopping))
+        found.setdefault(lane.cell, []).append(reached.track.score(early_stopping))
     return {cell: math.fsum(of) / len(of) for cell, of in found.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,35 @@ class Split:
         return found
 
 
+class Cell(NamedTuple):
+    """What seeds and splits have in common: an arm, its strength, and what each rule multiplies it by."""
+
+    arm: str
+    strength: float | None
+    ratios: tuple[float, ...] = ()
+
+    def lane(self, seed: int, split: int) -> Lane:
+        """Return the cell's lane of a seed and a split."""
+        return Lane(self.arm, self.strength, seed, split, self.ratios)
+
+
 @dataclass(frozen=True)
 class Lane:
-    """One trial as a loop sees it: which recipe, at which strength, from which seed, on which split."""
+    """One trial as a loop sees it: which recipe, at which strength, from which seed, on which split.
+
+    The i-th rule that varies is at ``strength * ratios[i]``; without ratios all are at ``strength``.
+    """
 
     arm: str
     strength: float | None
     seed: int
     split: int = 0
+    ratios: tuple[float, ...] = ()
+
+    @property
+    def cell(self) -> Cell:
+        """The arm and its strengths."""
+        return Cell(self.arm, self.strength, self.ratios)
 
 
 @dataclass(frozen=True)
