@@ -7,7 +7,7 @@ Strengths are chosen on validation data loss (`select`), differences are taken o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -162,7 +162,7 @@ def summarise(
     folds: int | None,
     one_split: bool,
     n_test_over_n_train: float | None,
-    early_stopping: bool = False,
+    early_stopping: bool | Collection[str] = False,
     guess: float | None = None,
 ) -> Summary:
     """Compute everything that the terminal table, the figures and the report say about a study.
@@ -187,7 +187,7 @@ def summarise(
         Of one split. Used where splits are resampled (folds, or not ``one_split``) to correct the
         variance; needed with folds.
     early_stopping
-        The weights kept are those of the best epoch.
+        The weights kept are those of the best epoch; or the arms of which they are.
     guess
         The data loss of the best constant answer, where it is known.
 

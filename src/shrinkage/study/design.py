@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,17 +39,22 @@ class Trial:
         return self.arm, self.strength
 
 
-def trials(spec: StudySpec, facts: Mapping[str, Any]) -> tuple[Trial, ...]:
+def trials(
+    spec: StudySpec,
+    facts: Mapping[str, Any],
+    facts_of: Callable[[tuple[str, float | None]], Mapping[str, Any]] = lambda cell: {},
+) -> tuple[Trial, ...]:
     """Return every trial of a study, cell by cell, the baseline first.
 
     ``facts`` are what determines results beyond the spec: fingerprints of the data and the model, and the
-    backend.
+    backend; ``facts_of`` returns those that a cell has for itself.
     """
     folds = range(spec.folds) if spec.folds else (-1,)
     return tuple(
-        Trial(arm.name, strength, seed, fold, _key(spec, facts, arm, strength, seed, fold))
+        Trial(arm.name, strength, seed, fold, _key(own, known, arm, strength, seed, fold))
         for arm in spec.all_arms
         for strength in arm.values()
+        for own, known in [(spec.at(arm.name, strength), {**facts, **facts_of((arm.name, strength))})]
         for seed in spec.seeds
         for fold in folds
     )
@@ -63,13 +68,13 @@ def _key(
         **facts,
         "recipe": (recipe if strength is None else recipe.at(strength)).to_list(),
         "arm": arm.name,
-        "learning_rate": arm.learning_rate,
+        "learning_rate": arm.rate,
         "seed": seed,
         "fold": fold,
         "folds": spec.folds,
         "validation": None if spec.folds else spec.holdout,
         "initial": spec.initial,
-        "training": spec.training.model_dump(mode="json"),
+        "training": spec.training.to_key(),
         "rungs": spec.stops,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
