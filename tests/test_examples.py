@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-STUDIES = ("digits.toml", "emnist_regularizers.toml", "mnist_lambda_sweep.toml")
+STUDIES = ("digits.toml", "emnist_regularizers.toml", "l2_or_dropout.toml", "mnist_lambda_sweep.toml")
 SCRIPTS = (
     *("conv2d_regularizers.py", "dense_regularizers.py", "keras_identifiers.py"),
     *("per_layer_strengths.py", "smaller_model.py"),
@@ -115,6 +115,26 @@ def test_the_main_job_compares_l2_and_l1_with_no_penalty():
     of = ["conv_1", "dense_1", "head"]
     assert l2 == everywhere([f"{layer}/{role}" for layer in of for role in ("kernel", "bias")], L2(0.5))
     assert l1 == everywhere([f"{layer}/kernel" for layer in of], L1(0.5))
+
+
+def test_l2_or_dropout_or_both_is_one_study():
+    spec = spec_of("l2_or_dropout.toml")
+    found = {}
+    for arm in spec.all_arms:
+        for strength in arm.values():
+            own = spec.at(arm.name, strength)
+            assert Recipe(arm.recipe).varies == (strength is not None and "L2" in arm.name)
+            found.setdefault(arm.name, set()).add(
+                (own.model_options.get("dropout", 0), own.training.weight_decay)
+            )
+            models.mlp((8, 8, 1), 10, **own.model_options)
+    assert found == {
+        "none": {(0, None)},
+        "L2": {(0, None)},
+        "dropout": {(0.25, None), (0.5, None)},
+        "L2 + dropout": {(0.25, None)},
+        "weight decay": {(0, 0.03), (0, 0.3)},
+    }
 
 
 def test_the_mnist_sweep_is_the_one_that_was_asked_for():

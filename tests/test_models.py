@@ -8,7 +8,8 @@ import pytest
 
 import shrinkage
 from shrinkage.errors import ModelError, ShrinkageError
-from shrinkage.models import cnn, mlp
+from shrinkage.models import AUGMENTATIONS, COLOUR_AUGMENTATIONS, cnn, mlp
+from shrinkage.training.initial import initialise
 
 
 def names(model) -> list[str]:
@@ -154,3 +155,67 @@ def test_dropout_lies_below_one(bad):
     for build in (lambda: mlp((5,), 2, dropout=bad), lambda: cnn((9, 9, 1), 2, filters=[2], dropout=bad)):
         with pytest.raises(ShrinkageError, match="dropout must"):
             build()
+
+
+# --- augmentation ----------------------------------------------------------------------------------------
+
+SHIFT = {"layer": "RandomTranslation", "height_factor": 0.3, "width_factor": 0.3}
+
+
+@pytest.mark.parametrize("build", [mlp, cnn])
+def test_images_are_changed_in_training_alone_and_other_weights_stay(build, rng):
+    options = {"hidden": [4]} if build is mlp else {"filters": [4]}
+    given = build((8, 8, 1), 3, augmentation=[SHIFT, {"layer": "RandomBrightness", "factor": 0.2}], **options)
+    plain = build((8, 8, 1), 3, **options)
+    assert names(given) == ["augment_1", "augment_2", *names(plain)]
+    assert tuple(given.layers[1].value_range) == (0.0, 1.0)
+    initialise(given, 3)
+    initialise(plain, 3)
+    for mine, other in zip(given.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    x = rng.uniform(size=(5, 8, 8, 1)).astype("float32")
+    convert = keras.ops.convert_to_numpy
+    np.testing.assert_allclose(convert(given(x, training=False)), convert(plain(x)), rtol=1e-6)
+    np.testing.assert_allclose(given.predict(x, verbose=0), convert(plain(x)), rtol=1e-6)
+    assert np.abs(convert(given(x, training=True)) - convert(plain(x))).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, *COLOUR_AUGMENTATIONS])
+def test_every_augmentation_is_one_of_kerass_layers_with_a_random_state(name):
+    arguments = {
+        "RandomColorJitter": {"brightness_factor": 0.1},
+        "RandomPosterization": {"factor": 4},
+        "RandomShear": {"x_factor": 0.1},
+        "RandomTranslation": SHIFT,
+        "RandomZoom": {"height_factor": 0.1},
+        "RandomFlip": {},
+    }.get(name, {"factor": 0.1})
+    model = cnn((8, 8, 3), 2, filters=[2], augmentation=[{**arguments, "layer": name}])
+    assert model.output_shape == (None, 2)
+    assert model.layers[0].output.shape == (None, 8, 8, 3)
+    generators = [g for layer in model._flatten_layers() for g in layer._seed_generators]
+    assert generators
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([{"layer": "RandomTranslate"}], ["'RandomTranslate'", "'RandomTranslation'"]),
+        ([{"layer": "Dense", "units": 3}], ["'Dense'", "Known: RandomBrightness"]),
+        ([{"layer": "AugMix"}], ["'AugMix' is no layer that augmentation takes"]),
+        ([{"layer": "RandomHue", "factor": 0.1}], ["RandomHue needs images of 3 channels", "1"]),
+        ([{**SHIFT, "fill_mode": "none"}], ["RandomTranslation can't be made", "fill_mode"]),
+        ([{"layer": "RandomFlip", "how": 1}], ["RandomFlip can't be made", "how"]),
+        ([{"mode": "horizontal"}], ["augmentation must be a list of tables"]),
+        ("RandomFlip", ["augmentation must be a list of tables", "'RandomFlip'"]),
+    ],
+)
+def test_a_wrong_augmentation_is_told(given, words):
+    with pytest.raises(ModelError) as caught:
+        cnn((8, 8, 1), 3, filters=[2], augmentation=given)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_augmentation_needs_images():
+    with pytest.raises(ModelError, match="augmentation needs images"):
+        mlp((5,), 2, augmentation=[SHIFT])

@@ -6,13 +6,25 @@ number of classes of the data, and then the study's ``model_options``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from shrinkage.errors import ModelError
+from shrinkage.errors import ModelError, did_you_mean
 from shrinkage.penalties import check_strength
+
+#: Keras's layers that change images while training, each by itself, and are idle else; their shape stays.
+#: Those of the second list need three channels.
+AUGMENTATIONS = (
+    "RandomBrightness", "RandomContrast", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomInvert",
+    "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSharpness", "RandomShear",
+    "RandomTranslation", "RandomZoom",
+)  # fmt: skip
+COLOUR_AUGMENTATIONS = (
+    "RandomColorDegeneration", "RandomColorJitter", "RandomGrayscale", "RandomHue", "RandomSaturation",
+)  # fmt: skip
 
 
 def mlp(
@@ -22,6 +34,7 @@ def mlp(
     hidden: Sequence[int] = (128,),
     dropout: float = 0.0,
     batch_norm: bool = False,
+    augmentation: Sequence[Mapping[str, Any]] = (),
 ) -> Any:
     """Return a built multi-layer perceptron: flatten, then dense relu layers, then a head.
 
@@ -37,6 +50,11 @@ def mlp(
         Rate after each hidden layer, in [0, 1).
     batch_norm
         Whether BatchNormalization stands between each hidden layer and its relu.
+    augmentation
+        Random changes of the training images, right after the input: tables that name one of Keras's layers
+        (:data:`AUGMENTATIONS`) and its arguments, as in ``{"layer": "RandomFlip", "mode": "horizontal"}``.
+        The layers are named ``augment_1``, …; pixels are taken to lie in [0, 1].
+        They are idle in ``evaluate`` and ``predict``; a bare call needs ``training=False``, Keras's way.
 
     Raises
     ------
@@ -48,7 +66,7 @@ def mlp(
     >>> mlp((8, 8, 1), 10, hidden=[16]).output_shape
     (None, 10)
     """
-    layers = [keras.Input(tuple(input_shape))]
+    layers = [keras.Input(tuple(input_shape)), *_augmentation(augmentation, tuple(input_shape))]
     if len(input_shape) > 1:
         layers.append(keras.layers.Flatten(name="flatten"))
     layers += _dense(hidden, dropout, batch_norm)
@@ -64,6 +82,7 @@ def cnn(
     dropout: float = 0.0,
     dense_dropout: float | None = None,
     batch_norm: bool = False,
+    augmentation: Sequence[Mapping[str, Any]] = (),
 ) -> Any:
     """Return a built convolutional network: 3×3 ``valid`` convolution, relu and 2×2 max-pool a filter entry.
 
@@ -83,6 +102,11 @@ def cnn(
         Rate after each dense layer, where it is another.
     batch_norm
         Whether BatchNormalization stands between each layer and its relu.
+    augmentation
+        Random changes of the training images, right after the input: tables that name one of Keras's layers
+        (:data:`AUGMENTATIONS`) and its arguments, as in ``{"layer": "RandomFlip", "mode": "horizontal"}``.
+        The layers are named ``augment_1``, …; pixels are taken to lie in [0, 1].
+        They are idle in ``evaluate`` and ``predict``; a bare call needs ``training=False``, Keras's way.
 
     Raises
     ------
@@ -97,7 +121,7 @@ def cnn(
     if len(input_shape) != 3:
         shape = tuple(input_shape)
         raise ModelError(f"cnn needs images (height, width, channels); one sample has shape {shape}.")
-    layers = [keras.Input(tuple(input_shape))]
+    layers = [keras.Input(tuple(input_shape)), *_augmentation(augmentation, tuple(input_shape))]
     side = min(input_shape[:2])
     for i, units in enumerate(_units("filters", filters), 1):
         if side < 4:
@@ -135,6 +159,38 @@ def _dropout(rate: float, name: str) -> list[Any]:
     if check_strength(rate, "dropout") >= 1:
         raise ModelError(f"dropout must lie in [0, 1); got {rate!r}.")
     return [keras.layers.Dropout(rate, name=f"{name}_dropout")] if rate else []
+
+
+def _augmentation(given: Any, input_shape: tuple[int, ...]) -> list[Any]:
+    if not isinstance(given, (list, tuple)) or not all(
+        isinstance(t, Mapping) and "layer" in t for t in given
+    ):
+        raise ModelError(
+            f'augmentation must be a list of tables such as {{ layer = "RandomFlip", mode = "horizontal" }}; '
+            f"got {given!r:.80}."
+        )
+    if given and len(input_shape) != 3:
+        raise ModelError(
+            f"augmentation needs images (height, width, channels); one sample has shape {input_shape}."
+        )
+    return [_augment(i, dict(table), input_shape[-1]) for i, table in enumerate(given, 1)]
+
+
+def _augment(number: int, arguments: dict[str, Any], channels: int) -> Any:
+    name, known = arguments.pop("layer"), (*AUGMENTATIONS, *COLOUR_AUGMENTATIONS)
+    if name not in known:
+        hint = did_you_mean(str(name), known) or f" Known: {', '.join(known)}."
+        raise ModelError(f"{name!r} is no layer that augmentation takes.{hint}")
+    if name in COLOUR_AUGMENTATIONS and channels != 3:
+        raise ModelError(f"{name} needs images of 3 channels; these have {channels}.")
+    cls = getattr(keras.layers, name)
+    if "value_range" in inspect.signature(cls).parameters:
+        arguments.setdefault("value_range", (0.0, 1.0))
+    try:
+        return cls(**{**arguments, "name": f"augment_{number}"})
+    except Exception as error:  # Keras's layers check their arguments in many ways
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{name} can't be made with {arguments}: {reason}") from error
 
 
 def _head(classes: int) -> Any:

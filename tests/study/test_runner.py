@@ -435,7 +435,7 @@ def test_changed_data_and_a_changed_model_are_refused(bench, blobs, finished, ex
     with pytest.raises(RunError, match="The data of this study changed"):
         run(runner.prepare(bench.spec, other, False), path)
     facts = {**bench.facts, "model": "other"}
-    moved = replace(bench, facts=facts, trials=bench.trials[:-1])
+    moved = replace(bench, data=blobs, facts=facts, trials=bench.trials[:-1])
     with pytest.raises(RunError, match="The model of this study changed"):
         run(moved, path)
     assert_same(contents(bench, path), expected)

@@ -50,6 +50,17 @@ values = st.recursive(
 )
 
 
+OVERRIDES = {
+    "epochs": st.integers(30, 40),
+    "optimizer": names,
+    "learning_rate": positive,
+    "weight_decay": st.floats(0, 10),
+    "label_smoothing": st.floats(0, 0.99),
+    "max_norm": positive,
+    "class_weights": st.just("balanced"),
+}
+
+
 @st.composite
 def arms(draw):
     chosen = draw(st.lists(names.filter(lambda name: name != "none"), max_size=4, unique=True))
@@ -62,6 +73,9 @@ def arms(draw):
             arm["strengths"] = draw(
                 grids | st.lists(st.just(0.0) | positive, min_size=1).map(lambda v: [*v, 1])
             )
+        elif draw(st.booleans()):
+            arm["model_options"] = draw(st.dictionaries(names, values, max_size=2))
+            arm["training"] = draw(st.fixed_dictionaries({}, optional=OVERRIDES))
         out.append(arm)
     return [{"name": "none"}, *out] if draw(st.booleans()) else out
 
@@ -209,6 +223,10 @@ def arm(text):
     return HEAD + ARMS + text
 
 
+def own(option):
+    return arm(f"training = {{ {option} }}\n")
+
+
 def rule(text):
     return HEAD + f'[[arms]]\nname = "a"\nrecipe = {text}\n'
 
@@ -298,6 +316,33 @@ BAD = {
     "grid of one": (arm("strengths = { low = 1, high = 2, count = 1 }\n"), "count must be ≥ 2"),
     "negative strength": (arm("strengths = [0.1, -1]\n"), "arms[1].strengths[2] must be ≥ 0", "-1"),
     "nan strength": (arm("strengths = [nan]\n"), "arms[1].strengths[1]", "finite", "nan"),
+    # options of arms
+    "open option": (rule('[]') + 'model_options = { dropout = "strength" }\n', "'a'", "give it strengths"),
+    "open decay": (rule('[]') + 'training = { weight_decay = "strength" }\n', "'a'", "give it strengths"),
+    "0 with options": (
+        arm("strengths = [0, 1]\nmodel_options = { dropout = 0.5 }\n"), "'L2' at strength 0 is not the",
+    ),
+    "strength of no option": (
+        arm('strengths = [0.1]\ntraining = { max_norm = "strength" }\n'), "training.max_norm", "number",
+    ),
+    "smoothing of 1": (own("label_smoothing = 1.0"), "arms[1].training.label_smoothing", "< 1"),
+    "smoothing past 1": (
+        own('label_smoothing = "strength"') + "strengths = [0.1, 1.5]\n", "'L2'", "< 1", "1.5",
+    ),
+    "a decay below 0": (own("weight_decay = -1"), "arms[1].training.weight_decay", "≥ 0", "-1"),
+    "two rates": (own("learning_rate = 0.1") + "learning_rate = 0.1\nstrengths = [1]\n", "'L2'", "twice"),
+    "another loss": (own('loss = "mse"'), "'arms[1].training.loss'", "Known keys: epochs"),
+    "misspelt": (own("weigth_decay = 1"), "'arms[1].training.weigth_decay'", "'weight_decay'"),
+    "options of none": (
+        own("epochs = 3").replace('"L2"', '"none"') + "strengths = [1]\n", "'none'", "options",
+    ),
+    "an open study": (top('model_options = { dropout = "strength" }\n'), "model_options", "of an arm"),
+    "an option of none": (
+        arm("strengths = [1]\nmodel_options = { a = nan }\n"), "arms[1].model_options", "finite", "nan",
+    ),
+    "rungs past an arm": (
+        top('strategy = "halving"\nrungs = [5]\n') + "training = { epochs = 5 }\n", "rungs", "5 epochs",
+    ),
     "no strengths": (HEAD + 'strategy = "grid"\n' + ARMS, "'L2'", "strengths"),
     "empty strengths": (arm("strengths = []\n"), "'L2'", "strength above 0"),
     "only 0": (arm("strengths = [0.0]\n"), "'L2'", "strength above 0"),
@@ -499,3 +544,39 @@ def test_rungs_are_at_a_twelfth_a_sixth_and_a_third(epochs, stops):
     assert StudySpec.parse({**fields, "strategy": "grid", "training": {"epochs": epochs}}).stops == ()
     with pytest.raises(SpecError, match="at least 2 epochs"):
         StudySpec.parse({**fields, "training": {"epochs": 1}})
+
+
+# --- options of arms -----------------------------------------------------------------------------------
+
+
+def test_an_arm_without_recipe_but_with_options_is_not_the_baseline():
+    dropout = {"name": "dropout", "model_options": {"dropout": 0.5}}
+    decay = {"name": "decay", "training": {"weight_decay": 0.1}}
+    spec = StudySpec.parse({**BASE, "arms": [dropout, decay]})
+    assert [arm.name for arm in spec.all_arms] == ["none", "dropout", "decay"]
+    assert [arm.values() for arm in spec.all_arms] == [(None,)] * 3
+    assert spec.baseline == Arm(name="none")
+
+
+def test_the_study_at_a_cell_has_the_options_of_its_arm():
+    spec = StudySpec.parse({**BASE, "model_options": {"hidden": [8]}, "training": {"epochs": 7}, "arms": [
+        {"name": "both", "recipe": OPEN, "strengths": [0.1, 0.5],
+         "model_options": {"dropout": "strength", "layers": [{"rate": "strength"}]},
+         "training": {"weight_decay": "strength", "batch_size": 8, "learning_rate": 0.5}},
+    ]})  # fmt: skip
+    assert spec.at("none", None) is spec
+    own = spec.at("both", 0.5)
+    assert own.model_options == {"hidden": [8], "dropout": 0.5, "layers": [{"rate": 0.5}]}
+    assert (own.training.weight_decay, own.training.batch_size, own.training.epochs) == (0.5, 8, 7)
+    assert own.training.learning_rate is None  # trials of one program may differ in it
+    assert spec.arm("both").rate == 0.5
+    assert spec.arm("both").described() == (
+        *("dropout = strength", "layers = [{ rate = strength }]"),
+        *("batch_size = 8", "learning_rate = 0.5", "weight_decay = strength"),
+    )
+    assert StudySpec.parse(tomllib.loads(spec.to_toml())) == spec
+
+
+def test_arms_without_options_are_stored_without_them():
+    (arm,) = tomllib.loads(parsed(HEAD + GOOD).to_toml())["arms"]
+    assert arm.keys() == {"name", "recipe", "strengths"}

@@ -101,13 +101,17 @@ def _compared(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
         classes=classes,
         turns=tell(", in turn in {folds} folds", folds=facts.folds) if summary.folds else "",
     )
-    arms = [_entered(arm, fact, evidence.arm(arm.arm)) for arm, fact in each(facts)]
-    plural = "arms, that is recipes of penalties, were" if len(arms) > 1 else "arm, that is recipe, was"
+    looked = {arm.arm: fact for arm, fact in zip(evidence.arms, _items(seen.arms), strict=True)}
+    arms = [_entered(arm, fact, looked.get(arm.arm)) for arm, fact in each(facts)]
+    options = [option for arm in evidence.arms for option in arm.options]
+    recipes = "recipes of penalties and other options" if options else "recipes of penalties"
+    plural = f"arms, that is {recipes}, were" if len(arms) > 1 else "arm, that is recipe, was"
     yield tell(
         "{arms:how many} {plural} compared: {each}.", arms=facts.arms, plural=plural, each=listed(arms)
     )
     if any(arm.selection.strengths for arm in summary.arms):
-        yield tell("A strength, λ, is the number that a penalty is multiplied by.", facts.arms)
+        or_value = ", or the value of an option" if any(o.endswith(" = strength") for o in options) else ""
+        yield tell(f"A strength, λ, is the number that a penalty is multiplied by{or_value}.", facts.arms)
     longest = max(summary.arms, key=lambda arm: arm.diagnosis.epochs if arm.diagnosis else 0)
     epochs: Text | str = ""
     if longest.diagnosis and longest.diagnosis.epochs:
@@ -123,23 +127,26 @@ def _compared(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
     yield tell("The loss, {seen.loss}, is always given without the penalty; lower is better.", seen=seen)
 
 
-def _entered(arm: ArmSummary, fact: Fact, seen: ArmEvidence | None) -> Text:
+def _items(facts: Fact) -> list[Fact]:
+    return [facts[i] for i in range(len(facts.value))]
+
+
+def _entered(arm: ArmSummary, fact: Fact, seen: Fact | None) -> Text:
     if arm.is_baseline:
-        free = "without penalties, " if seen and not seen.recipe else ""
+        free = "without penalties, " if seen and not seen.value.recipe else ""
         return tell("{arm.arm} ({free}the baseline)", fact.is_baseline, arm=fact, free=free)
-    tried = arm.selection.strengths
-    if not tried:
-        return tell("{arm.arm} (a fixed strength)", fact.selection.strengths, arm=fact)
+    tried, options = arm.selection.strengths, _items(seen.options) if seen else []
     many = fact.selection.strengths
-    if len(tried) == 1:
-        return tell("{arm.arm} (one strength, λ = {one:number})", arm=fact, one=many[0])
-    return tell(
-        "{arm.arm} ({many:how many} strengths, λ = {low:number} to {high:number})",
-        arm=fact,
-        many=many,
-        low=many[0],
-        high=many[len(tried) - 1],
-    )
+    if tried:
+        how = "{many:how many} strengths, λ = {low:number} to {high:number}"
+        only = "one strength, λ = {low:number}"
+        text = tell(how if len(tried) > 1 else only, many, many=many, low=many[0], high=many[len(tried) - 1])
+    else:
+        bare = seen is not None and not seen.value.recipe
+        text = tell("no penalty" if bare else "a fixed strength", many)
+    if options:
+        text += tell("; with ") + listed([tell("{option:option}", option=option) for option in options])
+    return tell("{arm.arm} ({text})", arm=fact, text=text)
 
 
 # --- how strong -----------------------------------------------------------------------------------------

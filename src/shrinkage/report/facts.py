@@ -115,7 +115,7 @@ def _verdict(results: Results, rows: Sequence[ArmRow]) -> Verdict:
         recommended=at_strength(best.arm, best.strength) if best else "",
         enough=_enough(summary),
         cost=_cost(results, next((row for row in rows if row.is_recommended), None)),
-        paste=paste(evidence, results.evidence.node, _rate(results, evidence.arm)) if evidence else None,
+        paste=paste(evidence, results.evidence.node, _own(results, evidence.arm)) if evidence else None,
         next_steps=tuple(step for step in dict.fromkeys(steps) if step),
         notes=summary.notes,
     )
@@ -151,11 +151,10 @@ def _loss(arm: ArmSummary) -> float:
     return arm.selection.chosen.val_data_loss.mean if arm.selection.chosen else math.inf
 
 
-def _rate(results: Results, arm: str) -> float | None:
-    """Return an arm's own learning rate, if it has one."""
-    return next(
-        (each.get("learning_rate") for each in results.fields.get("arms", ()) if each["name"] == arm), None
-    )
+def _own(results: Results, arm: str) -> dict[str, Any]:
+    """Return what the study file says of an arm besides its recipe: learning rate and options."""
+    said: dict[str, Any] = next((each for each in results.fields.get("arms", ()) if each["name"] == arm), {})
+    return {key: said[key] for key in ("learning_rate", "model_options", "training") if key in said}
 
 
 def _cost(results: Results, best: ArmRow | None) -> str:

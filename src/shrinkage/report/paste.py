@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tomli_w
 
 from shrinkage.study.evidence import ArmEvidence, Node
+from shrinkage.study.settings import described, filled
+from shrinkage.study.words import plain
 
 _KERAS = {"l1": "L1", "l2": "L2", "l1_l2": "L1L2"}
 
@@ -27,16 +30,21 @@ class Paste:
         The arguments of each layer's constructor, with Keras alone where Keras has the penalty.
     toml
         An arm of a study file.
+    options
+        What the arm changes besides, of the model and its training, each as ``name = value``.
     """
 
     line: str
     python: str
     keras: str
     toml: str
+    options: tuple[str, ...] = ()
 
 
 def paste(
-    seen: ArmEvidence, node: Callable[[str], Node | None] = lambda layer: None, rate: float | None = None
+    seen: ArmEvidence,
+    node: Callable[[str], Node | None] = lambda layer: None,
+    own: Mapping[str, Any] | None = None,
 ) -> Paste:
     """Return the texts for an arm at its strength.
 
@@ -46,8 +54,8 @@ def paste(
         The arm, its rules at that strength, and the places that they charge.
     node
         Returns the call of a layer, or of the composite layer that it is a part of: its constructor is meant.
-    rate
-        The arm's own learning rate, which belongs to it in a study file.
+    own
+        What else the study file says of the arm: ``learning_rate``, ``model_options``, ``training``.
 
     Examples
     --------
@@ -58,19 +66,25 @@ def paste(
     # head
     kernel_regularizer=keras.regularizers.L2(0.1)
     """
-    own = {} if rate is None else {"learning_rate": rate}
+    own = filled({} if own is None else own, seen.strength)
+    options = tuple(map(plain, described(own.get("model_options", {}), own.get("training", {}))))
+    note = "".join(f"# with {option}\n" for option in options)
     if not seen.recipe:
-        none = "the model without penalties; nothing is to be added"
-        return Paste("none", f"# {none}", f"# {none}", tomli_w.dumps({"arms": [{"name": seen.arm, **own}]}))
+        none = note.rstrip() or "# the model without penalties; nothing is to be added"
+        return Paste("none", none, none, tomli_w.dumps({"arms": [{"name": _named(seen), **own}]}), options)
     rules = list(seen.recipe)
     listed = ",\n    ".join(json.dumps(rule, ensure_ascii=False) for rule in rules)
-    named = seen.arm if seen.strength is None else f"{seen.arm} {seen.strength:g}"
     return Paste(
         line="\n".join(rules),
-        python=f"import shrinkage\n\nshrinkage.apply(model, [\n    {listed},\n])",
-        keras=_constructors(seen, node),
-        toml=tomli_w.dumps({"arms": [{"name": named, "recipe": rules, **own}]}),
+        python=f"{note}import shrinkage\n\nshrinkage.apply(model, [\n    {listed},\n])",
+        keras=note + _constructors(seen, node),
+        toml=tomli_w.dumps({"arms": [{"name": _named(seen), "recipe": rules, **own}]}),
+        options=options,
     )
+
+
+def _named(seen: ArmEvidence) -> str:
+    return seen.arm if seen.strength is None else f"{seen.arm} {seen.strength:g}"
 
 
 def _constructors(seen: ArmEvidence, node: Callable[[str], Node | None]) -> str:

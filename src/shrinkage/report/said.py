@@ -21,6 +21,7 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "value apart": lambda x: words.amount(abs(x), False),
     "p": words.p_value,
     "how many": lambda values: f"{len(values):,}",
+    "option": lambda text: words.plain(text).replace(" = strength", " = λ"),
     "kind": lambda penalty: words.plain(penalty.partition("(")[0]),
 }
 

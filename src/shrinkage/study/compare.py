@@ -15,7 +15,7 @@ of fresh data: on one test set two equal arms are called different in up to half
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -170,7 +170,7 @@ def summarise(
     n_test_over_n_train: float | None,
     repeats: int = 1,
     margin: float | None = None,
-    early_stopping: bool = False,
+    early_stopping: bool | Collection[str] = False,
     guess: float | None = None,
 ) -> Summary:
     """Compute everything that the terminal table, the figures and the report say about a study.
@@ -199,7 +199,7 @@ def summarise(
         The difference in the headline measure that does not matter, set before looking; ``None`` for no
         test of equivalence.
     early_stopping
-        The weights kept are those of the best epoch.
+        The weights kept are those of the best epoch; or the arms of which they are.
     guess
         The data loss of the best constant answer, where it is known.
 

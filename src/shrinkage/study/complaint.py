@@ -28,7 +28,12 @@ _RULES = {
     "less_than_equal": "must be ≤ {le:.10g}",
     "literal_error": "must be {expected}",
 }
-_FORMS = {"strengths": ("grid", "list"), "class_weights": ("word", "list")}  # in a place: how it is given
+_FORMS = {  # in a place: how it is given
+    "strengths": ("grid", "list"),
+    "class_weights": ("word", "list"),
+    "weight_decay": ("word", "number"),
+    "label_smoothing": ("word", "number"),
+}
 
 
 def complaint(error: ValidationError, source: str, known: Callable[[tuple[Any, ...]], Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from shrinkage.errors import SpecError
 from shrinkage.recipe.recipe import Recipe
-from shrinkage.study.search import Asked, Space, Step, strategy
-from shrinkage.study.spec import Arm, StudySpec
+from shrinkage.study.search import Asked, Cell, Space, Step, strategy
+from shrinkage.study.spec import StudySpec
 from shrinkage.study.splits import class_of_rows
 from shrinkage.training.task import Lane
 
@@ -50,21 +50,23 @@ def trials(
     facts: Mapping[str, Any],
     step: Step | None = None,
     before: Mapping[Asked, Trial] | None = None,
+    facts_of: Callable[[Cell], Mapping[str, Any]] = lambda cell: {},
 ) -> tuple[Trial, ...]:
     """Return the trials that a step of the study's search asks for; by default those of its first step.
 
     ``facts`` are what determines results beyond the spec: fingerprints of the data and the model, and the
-    backend. ``before`` holds the trials of earlier steps, whose weights others may begin from.
+    backend; ``facts_of`` returns those that a cell has for itself. ``before`` holds the trials of earlier
+    steps, whose weights others may begin from.
     """
     step = next(strategy(Space(spec))) if step is None else step
-    arms = {arm.name: arm for arm in spec.all_arms}
     found = []
-    for (name, strength), (seed, fold) in step.asked:
-        start = step.after.get((name, strength))
+    for cell, (seed, fold) in step.asked:
+        start, own = step.after.get(cell), spec.at(*cell)
         begins = None if start is None or before is None else before[start, (seed, fold)].key
-        own, ratios = _own(spec, fold, step, begins), step.ratios.get((name, strength), ())
-        key = _key(spec, facts, arms[name], strength, seed, own, ratios)
-        found.append(Trial(name, strength, seed, fold, key, ratios))
+        rungs = own.stops if spec.strategy == "halving" else step.rungs
+        rows, ratios = _rows(own, fold, rungs, step.epochs, begins), step.ratios.get(cell, ())
+        key = _key(own, {**facts, **facts_of(cell), **rows}, cell, seed, ratios)
+        found.append(Trial(*cell, seed, fold, key, ratios))
     return tuple(found)
 
 
@@ -75,53 +77,50 @@ def refitted(
     strength: float | None,
     epochs: int,
     ratios: tuple[float, ...] = (),
+    own_facts: Mapping[str, Any] | None = None,
 ) -> Trial:
     """Return the training of an arm on all training rows, for so many epochs, from the study's first seed."""
-    own = next(a for a in spec.all_arms if a.name == arm)
-    seed = spec.seeds[0]
-    key = _key(spec, facts, own, strength, seed, {"refit": epochs}, ratios)
+    seed, known = spec.seeds[0], {**facts, **(own_facts or {}), "refit": epochs}
+    key = _key(spec.at(arm, strength), known, (arm, strength), seed, ratios)
     return Trial(arm, strength, seed, -1, key, ratios)
 
 
-def _own(spec: StudySpec, fold: int, step: Step, begins: str | None) -> dict[str, Any]:
+def _rows(
+    spec: StudySpec, fold: int, rungs: Sequence[int], epochs: int | None, begins: str | None
+) -> dict[str, Any]:
     """Return what determines the rows of a trial and how it is trained; groups are among the data's facts."""
     content: dict[str, Any] = {
         "fold": fold,
         "folds": spec.folds,
         "validation": None if spec.folds else spec.holdout,
-        "rungs": step.rungs,
+        "rungs": rungs,
     }
     # Left out where they say nothing, so that studies keep their keys.
     if spec.repeats > 1:
         content["repeats"] = spec.repeats
     if not spec.stratify:
         content["stratify"] = False
-    if step.epochs is not None:
-        content["epochs"] = step.epochs
+    if epochs is not None:
+        content["epochs"] = epochs
     if begins is not None:
         content["begins"] = begins
     return content
 
 
 def _key(
-    spec: StudySpec,
-    facts: Mapping[str, Any],
-    arm: Arm,
-    strength: float | None,
-    seed: int,
-    own: Mapping[str, Any],
-    ratios: tuple[float, ...] = (),
+    spec: StudySpec, facts: Mapping[str, Any], cell: Cell, seed: int, ratios: tuple[float, ...] = ()
 ) -> str:
+    """Return the key of a trial in a study whose options are those of its cell."""
+    arm, strength = spec.arm(cell[0]), cell[1]
     recipe = Recipe(arm.recipe)
     content = {
         **facts,
-        **own,
         "recipe": (recipe if strength is None else recipe.at(strength, ratios)).to_list(),
         "arm": arm.name,
-        "learning_rate": arm.learning_rate,
+        "learning_rate": arm.rate,
         "seed": seed,
         "initial": spec.initial,
-        "training": spec.training.model_dump(mode="json"),
+        "training": spec.training.to_key(),
         **({"ratios": ratios} if ratios else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

@@ -33,7 +33,7 @@ by more than one standard error of that fall.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,7 +135,7 @@ def diagnose(
     curves: pd.DataFrame,
     selections: Mapping[str, Selection],
     *,
-    early_stopping: bool = False,
+    early_stopping: bool | Collection[str] = False,
     guess: float | None = None,
 ) -> dict[str, Diagnosis]:
     """Diagnose every arm at its chosen strength (the rules are in the module's text).
@@ -147,7 +147,7 @@ def diagnose(
     selections
         Arm -> choice, as `shrinkage.study.compare.select` returns them.
     early_stopping
-        The weights kept are those of each trial's best epoch, not the last.
+        The weights kept are those of each trial's best epoch, not the last; or the arms of which they are.
     guess
         The data loss of the best constant answer, where it is known.
 
@@ -167,6 +167,7 @@ def diagnose(
     >>> found.status, found.turn_epoch
     ('overfit', 2)
     """
+    early = set(selections if early_stopping is True else early_stopping or ())
     seen = {}
     for arm, selection in selections.items():
         if selection.chosen is None:
@@ -174,13 +175,13 @@ def diagnose(
             continue
         rows = trials_at(curves, arm, selection.strength)
         if not rows.empty:
-            seen[arm] = _observe(rows, arm, selection.strength, early_stopping, guess)
+            seen[arm] = _observe(rows, arm, selection.strength, arm in early, guess)
     finite = [d for d in seen.values() if d.status != "diverged"]
     best = min(finite, key=lambda d: d.val_data_loss.mean, default=None)
     lowest = min(finite, key=lambda d: d.train_data_loss.mean, default=None)
     for arm, found in seen.items():
         if best is not None and lowest is not None and found.status != "diverged":
-            found = replace(found, status=_status(found, best, lowest, early_stopping))
+            found = replace(found, status=_status(found, best, lowest, arm in early))
         seen[arm] = replace(
             found,
             sentence=words.diagnosis(found),

@@ -127,6 +127,9 @@ class ArmEvidence:
         than the recommended one and the baseline.
     mistakes
         The most certain wrong answers, of these two arms.
+    options
+        What the arm changes of the model and its training, each as ``name = value``;
+        the value ``strength`` is that of the trial.
     """
 
     arm: str
@@ -138,6 +141,7 @@ class ArmEvidence:
     layers: tuple[LayerWeights, ...]
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -34,12 +34,18 @@ _ROWS = 256  # predicted at once, and what outputs are charged for
 
 @dataclass(frozen=True)
 class Shown:
-    """A trained trial to look at. ``wrong`` asks for its mistakes on the test split."""
+    """A trained trial to look at.
+
+    ``wrong`` asks for its mistakes on the test split, ``options`` are its arm's, as text, and ``model`` is of
+    its own architecture, where that is not the others'.
+    """
 
     trial: Trial
     recipe: Recipe
     weights: Arrays
     wrong: bool
+    options: tuple[str, ...] = ()
+    model: Any = None
 
 
 # --- the network ----------------------------------------------------------------------------------------
@@ -78,12 +84,14 @@ def _entry(tensor: Any) -> str:
 
 
 def arms(model: Any, data: Data, shown: Sequence[Shown]) -> tuple[list[ArmEvidence], NDArray[Any]]:
-    """Look at every trial in ``shown`` on one model, and return what was seen, and pictures of mistakes."""
-    edges = _edges(model, shown)
+    """Look at every trial in ``shown``, and return what was seen, and pictures of mistakes."""
+    shown = [replace(each, model=each.model or model) for each in shown]
+    edges = _edges(shown)
     found: list[ArmEvidence] = []
     pictures: list[NDArray[Any]] = []
     for each in shown:
-        _put(model, each)
+        model = each.model
+        _put(each)
         trial = each.trial
         confusion, mistakes = _confused(model, data, pictures) if each.wrong else ((), ())
         found.append(
@@ -97,12 +105,14 @@ def arms(model: Any, data: Data, shown: Sequence[Shown]) -> tuple[list[ArmEviden
                 layers=_layers(model, edges),
                 confusion=confusion,
                 mistakes=mistakes,
+                options=each.options,
             )
         )
     return found, _stack(pictures)
 
 
-def _put(model: Any, shown: Shown) -> None:
+def _put(shown: Shown) -> None:
+    model = shown.model
     strip(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ShrinkageWarning)  # what a file can't hold is not saved here
@@ -138,12 +148,12 @@ def _kernels(model: Any) -> Iterator[tuple[str, NDArray[Any]]]:
         yield path, np.concatenate(arrays)
 
 
-def _edges(model: Any, shown: Sequence[Shown]) -> dict[str, NDArray[Any]]:
+def _edges(shown: Sequence[Shown]) -> dict[str, NDArray[Any]]:
     """Return one set of bins a layer, wide enough for every trial."""
     widest: dict[str, float] = {}
     for each in shown:
-        model.set_weights(list(each.weights))
-        for path, entries in _kernels(model):
+        each.model.set_weights(list(each.weights))
+        for path, entries in _kernels(each.model):
             finite = np.abs(entries[np.isfinite(entries)])
             widest[path] = max(widest.get(path, 0.0), float(finite.max(initial=0.0)))
     return {path: np.linspace(-(reach or 1.0), reach or 1.0, _BINS + 1) for path, reach in widest.items()}

@@ -19,6 +19,7 @@ from shrinkage.study.refit import Refitted, epochs_of, refit
 from shrinkage.study.results import frame
 from shrinkage.study.storage import RunDirectory, save_model, write_json
 from shrinkage.study.summary import Summary, as_json
+from shrinkage.training.constraints import constrain
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import make_optimizer
 from shrinkage.training.objective import best_guess
@@ -107,7 +108,11 @@ def _compare(
         one_split=not several,
         n_test_over_n_train=validation / train if several else None,
         margin=MARGIN if spec.margin is None and classification else spec.margin,
-        early_stopping=spec.training.early_stopping is not None,
+        early_stopping={
+            arm.name
+            for arm in spec.all_arms
+            if arm.training.over(spec.training, 0.0).early_stopping is not None
+        },
         guess=best_guess(bench.objective.loss, bench.loop.task.y[every[0].validation]),
     )
 
@@ -119,8 +124,15 @@ def _representative(bench: Bench, finished: Mapping[str, Any], arm: str, strengt
 
 
 def _recipe(bench: Bench, trial: Trial) -> Recipe:
-    recipe = bench.loop.task.recipes[trial.arm]
+    recipe = bench.task_of(*trial.cell).recipes[trial.arm]
     return recipe if trial.strength is None else recipe.at(trial.strength, trial.ratios)
+
+
+def _model(bench: Bench, trial: Trial) -> Any:
+    """Return a model of a trial's own architecture, without penalties."""
+    model = with_fresh_names(bench.build_of(*trial.cell))
+    strip(model)
+    return model
 
 
 def _look(
@@ -131,7 +143,9 @@ def _look(
     shown = []
     for arm, trial in best.items():
         wrong = bench.objective.classification and arm in told
-        shown.append(examine.Shown(trial, _recipe(bench, trial), weights(trial), wrong))
+        options = bench.spec.arm(arm).described()
+        model = _model(bench, trial)
+        shown.append(examine.Shown(trial, _recipe(bench, trial), weights(trial), wrong, options, model))
     model = with_fresh_names(bench.source.build)
     strip(model)
     network = examine.network(model)
@@ -151,10 +165,11 @@ def _look(
 
 def _save_best(bench: Bench, directory: RunDirectory, trial: Trial, weights: Sequence[NDArray[Any]]) -> None:
     """Write ``models/best.keras``: a trial's model, with its penalties and compiled as it was trained."""
-    model, task = bench.build_of(trial.arm), bench.task_of(trial.arm)
+    model, task = _model(bench, trial), bench.task_of(*trial.cell)
     apply(model, _recipe(bench, trial))
+    constrain(model, task.max_norm)
     model.set_weights(list(weights))
-    optimizer = make_optimizer(task.optimizer, task.rate(trial.arm))
+    optimizer = make_optimizer(task.optimizer, task.rate(trial.arm), task.weight_decay)
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
     model.optimizer.build(model.trainable_variables)  # or loading it would warn
     try:

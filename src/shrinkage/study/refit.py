@@ -16,6 +16,7 @@ from shrinkage.study.final import Refit
 from shrinkage.study.storage import RunDirectory, write_json
 from shrinkage.study.words import at_strength, count
 from shrinkage.training.choose import make_loop
+from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.task import Loop, Split
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ def refit(
     Refitted
         The record, the trial, and the weights in the order of ``model.get_weights()``.
     """
-    trial = design.refitted(bench.spec, bench.facts, arm, strength, epochs, ratios)
+    trial = design.refitted(
+        bench.spec, bench.facts, arm, strength, epochs, ratios, bench.facts_of((arm, strength))
+    )
     place = directory.part(f"refit/{trial.key}")
     scores = place.test_scores().get(trial.key)
     weights = place.read_weights(trial.key)
@@ -112,13 +115,15 @@ def refit(
 def _loop(bench: Bench, place: RunDirectory, trial: Trial, epochs: int) -> Loop:
     rows = np.arange(len(bench.data.x_train))
     task = replace(
-        bench.task_of(trial.arm),
+        bench.task_of(*trial.cell),
         splits=(Split(rows, rows[:_WATCHED]),),
         epochs=epochs,
         early_stopping=None,
         rungs=(),
     )
-    loop = make_loop(task, bench.build_of(trial.arm), [trial.lane], bench.spec.training.loop)
+    loop = make_loop(
+        task, with_fresh_names(bench.build_of(*trial.cell)), [trial.lane], bench.spec.training.loop
+    )
     loop.decide(
         place.read_json(place.plan), lambda plan, line: write_json(place.plan, plan), place.checkpoints
     )

@@ -79,7 +79,8 @@ def stored_trials(directory: str | Path) -> pd.DataFrame:
     place = _begun(directory)
     try:
         spec = tomllib.loads(place.spec.read_text(encoding="utf-8"))
-        arms = sorted(spec["arms"], key=lambda arm: bool(arm["recipe"]))  # the one without penalties is first
+        own = ("recipe", "model_options", "training")
+        arms = sorted(spec["arms"], key=lambda arm: any(map(arm.get, own)))  # the one without any is first
         names = dict.fromkeys([BASELINE, *(arm["name"] for arm in arms)])
         scores = place.test_scores()
     except (ValueError, KeyError, TypeError) as error:  # of JSON, TOML and text alike

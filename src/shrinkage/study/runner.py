@@ -6,34 +6,29 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import keras
-import numpy as np
 import pandas as pd
-from keras.src.trainers import compile_utils
 
 from shrinkage.data import Data
-from shrinkage.errors import DataError, ModelError, RecipeError, RunError, ShrinkageError
-from shrinkage.recipe import Recipe, bind, strip
-from shrinkage.study import design, selection, splits
+from shrinkage.errors import DataError, RunError
+from shrinkage.study import design, selection
 from shrinkage.study.design import Trial
+from shrinkage.study.groups import Groups
 from shrinkage.study.outcome import conclude
 from shrinkage.study.provenance import is_noted, noted
-from shrinkage.study.references import ModelSource, model_source
+from shrinkage.study.references import ModelSource
 from shrinkage.study.results import frame
 from shrinkage.study.search import Space
 from shrinkage.study.sizes import Sizes
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
 from shrinkage.study.summary import Summary
-from shrinkage.study.waves import Log, Search, check_budget, named_failures, reason_of
-from shrinkage.training.choose import make_loop
-from shrinkage.training.initial import with_fresh_names
-from shrinkage.training.keras_loop import make_optimizer
-from shrinkage.training.objective import Objective, best_guess, resolve_objective
+from shrinkage.study.waves import Log, Search, check_budget, named_failures
+from shrinkage.training.objective import Objective, best_guess
 from shrinkage.training.task import Loop, Record, Result, Task
 
 _PRUNED = 8  # full cells whose weights may pile up; to tell which arm leads takes a while
@@ -120,9 +115,11 @@ class Observers:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the trials of a study have in common: the task, and what to score on.
+    """What the trials of a study have in common: what trains them, and what to score on.
 
-    ``trials`` are those that its search begins with; all of them, where it is a grid.
+    ``source``, ``sizes`` and the task of ``loop`` are the baseline's; a cell whose arm has options of its own
+    may have others: see :meth:`task_of` and its like. ``trials`` are those that the search begins with; all
+    of them, where it is a grid.
     """
 
     spec: StudySpec
@@ -134,91 +131,43 @@ class Bench:
     facts: Mapping[str, str]
     trials: tuple[Trial, ...]
     space: Space
+    groups: Groups
 
-    def task_of(self, arm: str) -> Task:
-        """Return the task that an arm's trials are of."""
-        return self.loop.task
+    def task_of(self, arm: str, strength: float | None) -> Task:
+        """Return how the trials of a cell are trained."""
+        return self.groups.of((arm, strength)).task
 
-    def build_of(self, arm: str) -> Any:
-        """Return a new model as an arm's trials train it, with names of its own and without penalties."""
-        model = with_fresh_names(self.source.build)
-        strip(model)
-        return model
+    def build_of(self, arm: str, strength: float | None) -> Callable[[], Any]:
+        """Return what builds the model of a cell."""
+        return self.groups.of((arm, strength)).source.build
+
+    def sizes_of(self, arm: str, strength: float | None) -> Sizes:
+        """Return what measures the weights of a cell's trials."""
+        return self.groups.of((arm, strength)).sizes
+
+    def facts_of(self, cell: tuple[str, float | None]) -> Mapping[str, str]:
+        """Return what determines the results of a cell beyond the spec and the data."""
+        return self.groups.of(cell).facts
 
 
 def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
-    """Build the model once, check everything that can be checked before training, and list the trials."""
-    source = model_source(spec, data, allow_code)
-    model = with_fresh_names(source.build)
-    strip(model)
-    for arm in spec.all_arms:  # every arm must fit the model before the first is trained
-        try:
-            bind(Recipe(arm.recipe), model)
-        except ShrinkageError as error:
-            raise RecipeError(f"Arm {arm.name!r}: {error}") from error
-    training = spec.training
-    objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
-    _check_objective(objective, model, data)
-    make_optimizer(training.optimizer, training.learning_rate)
+    """Build every model once, check everything that can be checked before training, and list the trials."""
+    groups = Groups(spec, data, allow_code)
+    base = groups.first
+    objective = base.task.objective
     if objective.classification and data.classes == 1:
         raise DataError("The targets hold one class only; a classification needs at least 2.")
-    task = Task(
-        build=source.build,
-        recipes={arm.name: Recipe(arm.recipe) for arm in spec.all_arms},
-        x=data.x_train,
-        y=data.y_train,
-        splits=splits.splits(spec, data.y_train, data.groups),
-        objective=objective,
-        optimizer=training.optimizer,
-        learning_rate=training.learning_rate,
-        rates={arm.name: arm.learning_rate for arm in spec.all_arms if arm.learning_rate is not None},
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        early_stopping=training.early_stopping,
-        rungs=spec.stops,
-        fresh=spec.initial == "fresh",
-        scaled=data.scaled,
-        weights=design.row_weights(spec, data.y_train, data.classes),
-    )
-    lanes = [trial.lane for trial in design.trials(spec, {})]
-    loop = make_loop(task, model, lanes, training.loop)
-    facts = {
-        "data": data.fingerprint(),
-        "model": source.fingerprint,
-        "backend": keras.backend.backend(),
-        "loop": type(loop).__name__,
-    }
-    trials, space = design.trials(spec, facts), Space(spec, _scale(objective, data.y_train))
+    facts = {"data": data.fingerprint(), "backend": keras.backend.backend(), **base.facts}
+    trials = design.trials(spec, facts, facts_of=lambda cell: groups.of(cell).facts)
     check_budget(spec.budget, len(trials))
-    return Bench(spec, data, source, objective, loop, Sizes(source.build), facts, trials, space)
+    space = Space(spec, _scale(objective, data.y_train))
+    return Bench(spec, data, base.source, objective, groups.loop, base.sizes, facts, trials, space, groups)
 
 
 def _scale(objective: Objective, y: Any) -> float:
     """Return the order of magnitude of a loss: strengths are looked for in its multiples."""
     guess = best_guess(objective.loss, y)
     return 10.0 ** round(math.log10(guess)) if guess else 1.0
-
-
-def _check_objective(objective: Objective, model: Any, data: Data) -> None:
-    """Take the loss and the metrics of a few rows, so that what does not fit is found before training."""
-    outputs = getattr(model, "output_shape", None)
-    if not isinstance(outputs, tuple) or None in outputs[1:]:
-        return
-    rows = min(len(data.y_train), outputs[-1] + 1)  # so that rows are never taken for outputs
-    y, predicted = data.y_train[:rows], np.full((rows, *outputs[1:]), 1 / outputs[-1], "float32")
-    for what, entry in (("loss", objective.loss), *(("metric", m) for m in objective.metrics)):
-        if entry in ("accuracy", "acc"):  # Keras finds out which one is meant
-            continue
-        try:
-            if what == "loss":
-                compile_utils.CompileLoss(entry)(y, predicted)
-            else:
-                compile_utils.CompileMetrics([entry], None).update_state(y, predicted)
-        except Exception as error:  # Keras and its backends raise many kinds
-            raise ModelError(
-                f"The {what} {entry!r} does not fit targets of shape {y.shape[1:]} and type {y.dtype} "
-                f"with outputs of shape {outputs[1:]}: {reason_of(error)}"
-            ) from error
 
 
 def refuse_another(spec: StudySpec, directory: RunDirectory) -> None:
@@ -340,10 +289,10 @@ def _store(bench: Bench, trial: Trial, result: Result, directory: RunDirectory, 
     sizes = {}
     if result.state == "complete":
         directory.write_weights(trial.key, result.weights)
-        sizes = bench.sizes.of(result.weights)
+        sizes = bench.sizes_of(*trial.cell).of(result.weights)
     rungs = {
         epoch: result.records[epoch - 1].values["val_data_loss"]
-        for epoch in bench.spec.stops
+        for epoch in bench.task_of(*trial.cell).rungs
         if epoch <= len(result.records)
     }
     store.add(trial, result.state, {"epochs": result.best, **result.values, **sizes}, rungs)

@@ -99,14 +99,27 @@ class Space:
         return tuple(u for u in self.units if u[1] != 0) if apart else self.units
 
     @property
-    def fixed(self) -> tuple[Arm, ...]:
-        """The arms with nothing to search."""
-        return tuple(arm for arm in self.spec.all_arms if not arm.is_open)
+    def fixed(self) -> tuple[Cell, ...]:
+        """The cells that need no search: of arms without a strength, or with one that is an option."""
+        return tuple(
+            (arm.name, value) for arm in self.spec.all_arms if not arm.is_searched for value in arm.values()
+        )
 
     @property
     def open(self) -> tuple[Arm, ...]:
         """The arms whose strength is searched."""
-        return tuple(arm for arm in self.spec.all_arms if arm.is_open)
+        return tuple(arm for arm in self.spec.all_arms if arm.is_searched)
+
+    def sample(self) -> tuple[Asked, ...]:
+        """Return trials that stand for all that will be asked for: of every arm some, the baseline first."""
+        if self.spec.is_settled:
+            return next(_grid(self)).asked
+        cells = [
+            (arm.name, value)
+            for arm in self.spec.all_arms
+            for value in (self.coarse(arm) if arm.is_searched else arm.values())
+        ]
+        return tuple((cell, unit) for cell in cells for unit in self.units[:1])
 
     def coarse(self, arm: Arm) -> tuple[float, ...]:
         """Return the strengths of an arm to look at first: its own, or a decade apart."""
@@ -277,7 +290,7 @@ def _round(strength: float) -> float:
 
 def _together(space: Space, searches: dict[str, ArmSearch], first: Step) -> Strategy:
     """Take the searches of several arms step by step; arms without a strength come with the last look."""
-    waiting = [((arm.name, None), unit) for arm in space.fixed for unit in space.choosing]
+    waiting = [(cell, unit) for cell in space.fixed for unit in space.choosing]
     requests, reasons = {name: next(search) for name, search in searches.items()}, []
     apart, steps = space.spec.strategy == "auto" and bool(requests), 0
     while requests or waiting:
@@ -311,7 +324,7 @@ def _path(space: Space) -> Strategy:
     Feature Sparsity", JMLR 22, 2021, section 3.3.
     """
     grids = {arm.name: space.grid(arm) for arm in space.open}
-    first: list[Cell] = [(arm.name, None) for arm in space.fixed]
+    first = list(space.fixed)
     first += [(name, grid[0]) for name, grid in grids.items()]
     yield Step("the weakest strengths", tuple((cell, unit) for cell in first for unit in space.units))
     for i in range(1, max(map(len, grids.values()), default=0)):

@@ -11,55 +11,35 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from shrinkage.errors import ShrinkageError, SpecError
 from shrinkage.study.complaint import complaint, concealed
+from shrinkage.study.settings import (
+    Count,
+    Number,
+    Overrides,
+    Part,
+    Positive,
+    Training,
+    described,
+    filled,
+    is_open,
+)
 
 if TYPE_CHECKING:
     from shrinkage.recipe.recipe import Recipe
 
 BASELINE = "none"
 
-_Count = Annotated[int, Field(strict=True, ge=1)]
-_Number = Annotated[float, Field(strict=True)]  # neither true nor "0.1" is a number
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-def _plain(given: Any) -> Any:
-    """Return NumPy's numbers and arrays, tuples and ranges, also inside, as TOML has them."""
-    if isinstance(given, dict):
-        return {key: _plain(value) for key, value in given.items()}
-    if isinstance(given, (list, tuple, range)):
-        return [_plain(value) for value in given]
-    if isinstance(given, (np.generic, np.ndarray)):
-        return given.tolist()
-    return given
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_python(cls, given: Any) -> Any:
-        return _plain(given) if isinstance(given, dict) else given
-
-
-class Range(_Part):
+class Range(Part):
     """A geometric grid of ``count`` strengths from ``low`` to ``high``."""
 
-    low: Annotated[_Number, Field(gt=0)]
-    high: Annotated[_Number, Field(gt=0)]
+    low: Positive
+    high: Positive
     count: Annotated[int, Field(strict=True, ge=2, le=1000)]
 
     @model_validator(mode="after")
@@ -81,7 +61,7 @@ def _form(given: Any) -> str | None:
 
 
 _Strengths = Annotated[
-    Annotated[Range, Tag("grid")] | Annotated[tuple[Annotated[_Number, Field(ge=0)], ...], Tag("list")],
+    Annotated[Range, Tag("grid")] | Annotated[tuple[Annotated[Number, Field(ge=0)], ...], Tag("list")],
     Discriminator(
         _form,
         custom_error_type="strengths",
@@ -90,19 +70,8 @@ _Strengths = Annotated[
 ]
 
 
-_ClassWeights = Annotated[
-    Annotated[Literal["balanced"], Tag("word")]
-    | Annotated[tuple[Annotated[_Number, Field(ge=0)], ...], Tag("list")],
-    Discriminator(
-        lambda given: "word" if given == "balanced" else "list" if isinstance(given, (list, tuple)) else None,
-        custom_error_type="class_weights",
-        custom_error_message='must be "balanced", or a list of numbers, one a class',
-    ),
-]
-
-
-class Arm(_Part):
-    """One named recipe of a study.
+class Arm(Part):
+    """One named recipe of a study, and what it changes of the model and its training.
 
     Parameters
     ----------
@@ -114,12 +83,24 @@ class Arm(_Part):
         A geometric grid ``{low, high, count}`` or a list of numbers ≥ 0; 0 is the shared baseline.
     learning_rate
         The arm's own, in the place of the training's.
+    model_options
+        Options of the model's function that differ from the study's. A value ``"strength"`` takes
+        ``strengths``, each of which is then a network of its own.
+    training
+        Fields of the training that differ from the study's; see :class:`~shrinkage.study.settings.Overrides`.
     """
 
     name: _Name
     recipe: tuple[str, ...] = ()
     strengths: _Strengths | None = None
-    learning_rate: Annotated[_Number, Field(gt=0)] | None = None
+    learning_rate: Positive | None = None
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    training: Overrides = Overrides()
+
+    @field_validator("model_options")
+    @classmethod
+    def _toml(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return _as_toml(given)
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -131,18 +112,66 @@ class Arm(_Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        in_options = is_open(self.options)
+        if in_options and self.strengths is None:
+            raise ValueError(f"arm {self.name!r} leaves its strength open; give it strengths")
         if self.strengths is not None and not self.is_open:
-            raise ValueError(f"arm {self.name!r} has strengths, but no rule of its recipe says strength")
+            raise ValueError(
+                f"arm {self.name!r} has strengths, but no rule of its recipe says strength, nor an option"
+            )
         if not self.values():
             raise ValueError(f"arm {self.name!r} needs a strength above 0; 0 alone is the arm {BASELINE!r}")
-        if self.name == BASELINE and self.recipe:
-            raise ValueError(f"the arm {BASELINE!r} is the one without penalties; give this one another name")
+        if self.name == BASELINE and not self.is_plain:
+            raise ValueError(
+                f"the arm {BASELINE!r} is the one without penalties and options; give this one another name"
+            )
+        if self.learning_rate is not None and self.training.learning_rate is not None:
+            raise ValueError(f"arm {self.name!r} has learning_rate twice; give it once")
+        self._check_strengths()
         return self
 
     @property
     def is_open(self) -> bool:
-        """Whether the recipe leaves its strength open."""
-        return _recipe(self.recipe).varies
+        """Whether the recipe or an option leaves the strength open."""
+        return _recipe(self.recipe).varies or is_open(self.options)
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search may propose strengths: those of options are other models, and have to be named."""
+        return self.is_open and not is_open(self.options)
+
+    def _check_strengths(self) -> None:
+        """Check that every strength can stand where options say strength, and that 0 is the baseline."""
+        fixed = any(not is_open(value) for value in self.options.values())
+        if fixed and isinstance(self.strengths, tuple) and 0 in self.strengths:
+            raise ValueError(
+                f"arm {self.name!r} at strength 0 is not the baseline, for it has options of its own: "
+                "leave 0 out, and give an arm the options alone"
+            )
+        for strength in self.values() if is_open(self.training.given()) else ():
+            try:
+                self.training.over(Training(), strength)
+            except ValidationError as error:
+                raise ValueError(f"arm {self.name!r}: {complaint(error, 'training', _fields_at)}") from None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the arm changes of the model and of its training, in one table: no two names are alike."""
+        return {**self.model_options, **{f"training.{k}": v for k, v in self.training.given().items()}}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the arm has neither penalties nor options: the baseline, at whatever learning rate."""
+        return not (self.recipe or self.options)
+
+    @property
+    def rate(self) -> float | None:
+        """The arm's own learning rate, wherever it was given."""
+        return self.training.learning_rate if self.learning_rate is None else self.learning_rate
+
+    def described(self) -> tuple[str, ...]:
+        """Return each option as text, as it stands in the study file."""
+        return tuple(described(self.model_options, self.training.given()))
 
     def values(self) -> tuple[float | None, ...]:
         """Return the strengths named, ascending, without 0 (the shared baseline); (None,) if none are."""
@@ -152,42 +181,7 @@ class Arm(_Part):
         return tuple(sorted({v for v in grid if v > 0}))
 
 
-class Training(_Part):
-    """How each trial is trained.
-
-    Parameters
-    ----------
-    epochs, batch_size
-        Whole numbers ≥ 1.
-    optimizer, learning_rate
-        Keras's name of an optimizer, and its learning rate (None: the optimizer's own default).
-    loss
-        ``auto`` (from the targets), or Keras's name of a loss.
-    metrics
-        Keras's names of more metrics to follow.
-    class_weights
-        How much each class counts in the training loss: a number a class, in their order, or ``"balanced"``:
-        inversely to how frequent it is. Validation and test scores count every row alike.
-    early_stopping
-        Epochs to wait for a lower validation data loss before a trial stops and returns to its best
-        epoch; None trains to the end.
-    loop
-        ``"jax"``: many trials in one program; ``"keras"``: Keras's ``fit``, one after the other;
-        ``"auto"``: the first where it can be.
-    """
-
-    epochs: _Count = 20
-    batch_size: _Count = 32
-    optimizer: str = "adam"
-    learning_rate: Annotated[_Number, Field(gt=0)] | None = None
-    loss: str = "auto"
-    metrics: tuple[str, ...] = ()
-    class_weights: _ClassWeights | None = None
-    early_stopping: _Count | None = None
-    loop: Literal["auto", "jax", "keras"] = "auto"
-
-
-class StudySpec(_Part):
+class StudySpec(Part):
     """A whole study, as ``study.toml`` holds it.
 
     Parameters
@@ -230,22 +224,22 @@ class StudySpec(_Part):
     label: str | None = None
     groups: _Name | None = None
     model: str
-    model_options: dict[str, Any] = {}
+    model_options: dict[str, Any] = Field(default_factory=dict)
     initial: Literal["fresh", "saved"] = "fresh"
-    validation: Annotated[_Number, Field(gt=0, lt=1)] | None = None
+    validation: Annotated[Number, Field(gt=0, lt=1)] | None = None
     folds: Annotated[int, Field(strict=True, ge=2)] | None = None
-    repeats: _Count = 1
+    repeats: Count = 1
     stratify: Annotated[bool, Field(strict=True)] = True
     refit: Annotated[bool, Field(strict=True)] | None = None
     nested: Annotated[int, Field(strict=True, ge=2)] | None = None
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = (0, 1, 2, 3, 4)
     training: Training = Training()
     strategy: Literal["auto", "grid", "refine", "halving", "path", "bayes"] = "auto"
-    rungs: tuple[_Count, ...] | None = None
-    tolerance: Annotated[_Number, Field(ge=0)] = 1.0
+    rungs: tuple[Count, ...] | None = None
+    tolerance: Annotated[Number, Field(ge=0)] = 1.0
     budget: int | str | None = None
     arms: tuple[Arm, ...]
-    margin: Annotated[_Number, Field(gt=0)] | None = None
+    margin: Annotated[Number, Field(gt=0)] | None = None
     storage: str | None = None
 
     @field_validator("seeds", mode="before")
@@ -268,11 +262,9 @@ class StudySpec(_Part):
     @field_validator("model_options")
     @classmethod
     def _toml(cls, given: dict[str, Any]) -> dict[str, Any]:
-        for wrong in _no_toml(given):
-            raise ValueError(
-                f"must hold text, true or false, finite numbers, lists and tables, and {wrong!r:.80} is none"
-            )
-        return given
+        if is_open(given):
+            raise ValueError('must not say "strength", which options of an arm may')
+        return _as_toml(given)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -282,27 +274,30 @@ class StudySpec(_Part):
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
             raise ValueError(f"two arms are named {twice!r}")
-        free = [arm.name for arm in self.arms if not arm.recipe]
+        free = [arm.name for arm in self.arms if arm.is_plain]
         if len(free) > 1:
             raise ValueError(
-                f"the arms {free[0]!r} and {free[1]!r} both have no recipe, and one arm without is enough"
+                f"the arms {free[0]!r} and {free[1]!r} both have no recipe and no options, and one arm "
+                "without is enough"
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be distinct, and at least one")
         unnamed = next((arm.name for arm in self.arms if arm.is_open and arm.strengths is None), None)
         if unnamed is None and "strategy" not in self.model_fields_set:
             self.__dict__["strategy"] = "grid"  # there is nothing to find; the study is still being made
-        if unnamed is not None and self.strategy in ("grid", "halving"):
+        if unnamed is not None and self.is_settled:
             raise ValueError(f"arm {unnamed!r} leaves its strength open; give it strengths")
         if self.is_settled and self.budget is not None:
             raise ValueError(
                 f'budget goes with a search, and strategy = "{self.strategy}" trains what it names'
             )
-        self._check_rungs()
+        for epochs in dict.fromkeys([self.training.epochs, *(arm.training.epochs for arm in self.arms)]):
+            if epochs is not None:
+                self._check_rungs(epochs)
         return self
 
-    def _check_rungs(self) -> None:
-        rungs, epochs = self.rungs, self.training.epochs
+    def _check_rungs(self, epochs: int) -> None:
+        rungs = self.rungs
         if self.strategy != "halving":
             if rungs is not None:
                 raise ValueError('rungs go with strategy = "halving"; without it every strength is trained')
@@ -352,13 +347,30 @@ class StudySpec(_Part):
     @property
     def all_arms(self) -> tuple[Arm, ...]:
         """The arms with the baseline, which is trained whether it was asked for or not, first."""
-        others = tuple(arm for arm in self.arms if arm.recipe)
+        others = tuple(arm for arm in self.arms if not arm.is_plain)
         return (self.baseline, *others)
 
     @property
     def baseline(self) -> Arm:
         """The arm without penalties."""
-        return next((arm for arm in self.arms if not arm.recipe), Arm(name=BASELINE))
+        return next((arm for arm in self.arms if arm.is_plain), Arm(name=BASELINE))
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm of that name."""
+        return next(arm for arm in self.all_arms if arm.name == name)
+
+    def at(self, arm: str, strength: float | None) -> Self:
+        """Return the study with the options of one arm at one strength in the place of its own.
+
+        Arms for which that is the same train one network in one way. The learning rate stays the study's,
+        for trials that differ in it alone can share a program; see :attr:`Arm.rate`.
+        """
+        own = self.arm(arm)
+        if not own.options:
+            return self
+        options = {**self.model_options, **filled(own.model_options, strength)}
+        training = own.training.over(self.training, strength)
+        return self.model_copy(update={"model_options": options, "training": training})
 
     def portable(self, folder: Path) -> Self:
         """Return the spec with paths into ``folder`` relative to it, so that the folder can be moved."""
@@ -368,7 +380,9 @@ class StudySpec(_Part):
 
     def to_toml(self) -> str:
         """Return the text of ``study.toml``; reading it gives an equal spec."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        fields = self.model_dump(mode="json", exclude_none=True)
+        fields["arms"] = [{k: v for k, v in arm.items() if v != {}} for arm in fields["arms"]]
+        return tomli_w.dumps(fields)
 
     @classmethod
     def parse(cls, fields: dict[str, Any], source: str = "The study") -> Self:
@@ -432,6 +446,14 @@ def _recipe(given: Any) -> Recipe:
     return Recipe(given)
 
 
+def _as_toml(given: dict[str, Any]) -> dict[str, Any]:
+    for wrong in _no_toml(given):
+        raise ValueError(
+            f"must hold text, true or false, finite numbers, lists and tables, and {wrong!r:.80} is none"
+        )
+    return given
+
+
 def _no_toml(given: Any) -> Iterator[Any]:
     """Yield what TOML can't say, or not so that it reads back equal."""
     if isinstance(given, dict):
@@ -475,5 +497,5 @@ def _fields_at(place: tuple[Any, ...]) -> list[str]:
     home: type[BaseModel] = StudySpec
     homes: dict[str, type[BaseModel]] = {"training": Training, "arms": Arm, "strengths": Range}
     for part in place[:-1]:
-        home = homes.get(str(part), home)
+        home = Overrides if (part, home) == ("training", Arm) else homes.get(str(part), home)
     return list(home.model_fields)

@@ -51,8 +51,9 @@ class Study:
     arms
         One dictionary an arm: ``name``, ``recipe`` (text, a list of texts, or a
         :class:`~shrinkage.Recipe`). Where the recipe says ``strength``, ``strengths`` may name the values: a
-        list, or ``{"low": 1e-6, "high": 0.1, "count": 6}`` for a geometric grid; else they are searched. The
-        arm ``none``, without penalties, is added if it is missing.
+        list, or ``{"low": 1e-6, "high": 0.1, "count": 6}`` for a geometric grid; else they are searched.
+        ``model_options`` and ``training`` are what it changes of the study's. The arm ``none``, without
+        penalties and options, is added if it is missing.
     validation, folds, repeats, stratify
         The share of the training data held out (0.2 by default), fixed; or a number of folds. And how often
         the rows are split so (1). Each class has its share in every part unless ``stratify`` is false.
@@ -70,7 +71,7 @@ class Study:
         How many seeds, or a list of them.
     training
         ``epochs``, ``batch_size``, ``optimizer``, ``learning_rate``, ``loss``, ``metrics``,
-        ``early_stopping``, ``loop``; see :class:`shrinkage.study.spec.Training`.
+        ``early_stopping``, ``loop``, …; see :class:`shrinkage.study.settings.Training`.
     strategy, rungs, tolerance, budget
         How strengths are searched, and when that ends: see :class:`shrinkage.study.spec.StudySpec`. By
         default ``"grid"`` where all strengths are named, else ``"auto"``.
@@ -359,6 +360,7 @@ class Study:
             changes["data"] = str(inputs / "data.npz")
         model = self._own_model(data)
         if model is not None:
+            _check_stored(self._asked)
             changes |= {"model": str(inputs / "model.keras"), "model_options": {}}
         spec = self._at(**changes)
         runner.refuse_another(spec, place)
@@ -440,6 +442,15 @@ def _reference(model: Any) -> str:
             f"model must be a reference, a Keras model or a function that builds one; got {model!r:.80}."
         )
     return _STORED_MODEL
+
+
+def _check_stored(spec: StudySpec) -> None:
+    arm = next((arm.name for arm in spec.arms if arm.model_options), None)
+    if arm is not None:
+        raise ModelError(
+            f"Arm {arm!r} has model_options, but this model is stored as it stands in the run directory. "
+            "Give a function that can be imported (module:function), which is called for each arm."
+        )
 
 
 def _is_stored(spec: StudySpec, data: Data) -> bool:

@@ -106,7 +106,7 @@ def plan_html(spec: StudySpec, model: str, data: str, finished: Mapping[str, int
         title = f"{name}: not finished; {sum(finished.values())} of {count(total, 'trials')} trained"
     head = ("arm", "recipe", "strengths", "trials")
     rows = [
-        (plain(a.name), "\n".join(a.recipe) or "–", _grid(a), f"{done.get(a.name, '')}{trials[a.name]}")
+        (plain(a.name), _recipe(a), _grid(a), f"{done.get(a.name, '')}{trials[a.name]}")
         for a in spec.all_arms
     ]
     split = count(spec.folds, "folds") if spec.folds else f"{100 * spec.holdout:g} % held out for validation"
@@ -117,6 +117,11 @@ def plan_html(spec: StudySpec, model: str, data: str, finished: Mapping[str, int
         f"{count(spec.training.epochs, 'epochs')} of {spec.training.optimizer}."
     )
     return "\n".join([table(title, head, rows, texts=head[:3]), paragraphs([setting])])
+
+
+def _recipe(arm: Arm) -> str:
+    """Return an arm's rules and options, one a line."""
+    return "\n".join([*arm.recipe, *map(plain, arm.described())]) or "–"
 
 
 def _grid(arm: Arm) -> str:

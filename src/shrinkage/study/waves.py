@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shrinkage.errors import ShrinkageError, SpecError, TrainingError
 from shrinkage.study import design
 from shrinkage.study.design import Trial
+from shrinkage.study.groups import reason
 from shrinkage.study.search import Asked, Cell, Seen, Step, Unit, strategy
 from shrinkage.study.spec import seconds
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json
@@ -132,7 +133,7 @@ class Search:
         found = self._store.finished()
         ended = {asked for asked, t in self._asked.items() if _is_over(found.get(t.key))}
         new = replace(step, asked=tuple(asked for asked in dict.fromkeys(step.asked) if asked not in ended))
-        wave = design.trials(self._bench.spec, self._bench.facts, new, self._asked)
+        wave = design.trials(self._bench.spec, self._bench.facts, new, self._asked, self._bench.facts_of)
         self._asked |= dict(zip(new.asked, wave, strict=True))
         self._waves |= {trial.key: (new, wave) for trial in wave}
         return wave
@@ -156,8 +157,7 @@ class Search:
             start = step.after.get(trial.cell)
             if start is not None:
                 starts[trial.lane] = self.weights(self._asked[start, (trial.seed, trial.fold)])
-        task = self._bench.loop.task
-        epochs = task.epochs if step.epochs is None else step.epochs
+        epochs = self._bench.spec.training.epochs if step.epochs is None else step.epochs
         wave = Wave(tuple(t.lane for t in trials), epochs, step.rungs, step.alike, starts)
         with named_failures():
             yield from self._bench.loop.run([t.lane for t in todo], self._observer.epoch, wave)
@@ -256,9 +256,4 @@ def named_failures() -> Iterator[None]:
     except (ShrinkageError, BrokenPipeError):  # the pipe is an observer's, whose reader has gone
         raise
     except Exception as error:
-        raise TrainingError(f"Training failed with {type(error).__name__}: {reason_of(error)}") from error
-
-
-def reason_of(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise TrainingError(f"Training failed with {type(error).__name__}: {reason(error)}") from error

@@ -104,6 +104,9 @@ def refusal(model: Any) -> str | None:
     ]
     if own:
         return f"the model {model.name!r} has a {own[0]} of its own"
+    shared = next((site.layer for site in sites(model) if isinstance(site.layer, keras.layers.AugMix)), None)
+    if shared is not None:
+        return f"the layer {shared.name!r} (AugMix) can't draw for many trials at once"
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,12 +27,14 @@ from shrinkage.recipe.place import keep_losses_apart
 from shrinkage.recipe.select import ACTIVITY, sites, weights
 from shrinkage.recipe.units import Coupled, Sum, Unit, coupling
 from shrinkage.training.choose import Lowering
+from shrinkage.training.constraints import constrain
 from shrinkage.training.initial import initialise, seed_dropout, with_fresh_names
 from shrinkage.training.keras_loop import OptimizerState, make_optimizer
 from shrinkage.training.lowering import lowered, traced
 from shrinkage.training.metrics import leaves
 from shrinkage.training.objective import measure_data_loss
 from shrinkage.training.proximal import is_proximal
+from shrinkage.training.smoothing import smoothed
 from shrinkage.training.task import Cell, Task
 
 Arrays = list[Any]
@@ -103,9 +105,10 @@ class Lanes:
         strip(self.model)
         self._plans = {arm: bind(recipe, self.model) for arm, recipe in task.recipes.items()}
         model = self.model
-        optimizer = make_optimizer(task.optimizer, task.learning_rate)
+        constrain(model, task.max_norm)
+        optimizer = make_optimizer(task.optimizer, task.learning_rate, task.weight_decay)
         model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
-        measure_data_loss(model)
+        measure_data_loss(model, smoothed(task.objective.loss, task.label_smoothing))
         model.optimizer.build(model.trainable_variables)
         model._symbolic_build(data_batch=task.batch(np.zeros(1, np.intp)))
         self._places = _places(model, self._plans)
@@ -252,7 +255,8 @@ class Lanes:
     ) -> tuple[Any, Any]:
         """Return Keras's own objective (loss-scaled) and what it leaves behind, at these coefficients."""
         trainable, rest, metrics, optimizer = parts
-        with self._charging(charged):
+        mode = nullcontext() if training else self.model._compile_loss.inference()
+        with self._charging(charged), mode:
             found, (objective, outputs, rest, metrics) = self.model.compute_loss_and_updates(
                 trainable, rest, metrics, *rows, training=training, optimizer_variables=optimizer
             )

@@ -21,10 +21,13 @@ from shrinkage.penalties import LiveStrength
 from shrinkage.recipe import attach, bind, strip
 from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.cohorts import Cohort
+from shrinkage.training.constraints import constrain
 from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
-from shrinkage.training.objective import measure_data_loss
+from shrinkage.training.metrics import leaves as optimizers_in
+from shrinkage.training.objective import MeasuredLoss, measure_data_loss
 from shrinkage.training.proximal import Proximal
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
+from shrinkage.training.smoothing import smoothed
 from shrinkage.training.task import Keep, Lane, Record, Result, Task, Wave
 
 _EVALUATION_BATCH = 512
@@ -167,15 +170,16 @@ def _compile(task: Task, arm: str, strengths: int) -> _Compiled:
     plan = bind(recipe.scaled((1.0,) * strengths), model)  # as many as there are such rules, or an error
     places = [rule.place for rule in recipe if rule.varies]
     attach(model, plan.with_strength(dict(zip(places, live, strict=True)) if strengths else live[0]))
-    optimizer = make_optimizer(task.optimizer, task.rate(arm))
+    constrain(model, task.max_norm)
+    optimizer = make_optimizer(task.optimizer, task.rate(arm), task.weight_decay)
     model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
-    measure_data_loss(model)
+    measure_data_loss(model, smoothed(task.objective.loss, task.label_smoothing))
     # In half precision Keras has wrapped the optimizer.
     model.optimizer.build(model.trainable_variables)
     return _Compiled(model, live, tuple(model.get_weights()), OptimizerState(model))
 
 
-def make_optimizer(given: Any, learning_rate: float | None) -> Any:
+def make_optimizer(given: Any, learning_rate: float | None, weight_decay: float | None = None) -> Any:
     """Return a new optimizer.
 
     Parameters
@@ -184,11 +188,15 @@ def make_optimizer(given: Any, learning_rate: float | None) -> Any:
         Keras's name of one, ``proximal(NAME)``, or whatever else ``keras.optimizers.get`` takes.
     learning_rate
         Its learning rate; None leaves its own.
+    weight_decay
+        Its decoupled weight decay, also of one inside ``proximal``; None leaves its own. Before each step
+        every trainable weight loses learning rate · decay · itself, whatever the optimizer.
 
     Raises
     ------
     ModelError
-        If Keras has no such optimizer, naming the nearest.
+        If Keras has no such optimizer, naming the nearest; or if it takes no decay: Ftrl computes its
+        weights anew.
     """
     try:
         # One that is given as an object serves several models, and is left as it is.
@@ -205,6 +213,10 @@ def make_optimizer(given: Any, learning_rate: float | None) -> Any:
         raise ModelError(f"Keras has no optimizer {given!r}.{did_you_mean(str(given), names)}") from error
     if learning_rate is not None:
         optimizer.learning_rate = learning_rate
+    for leaf in optimizers_in(optimizer) if weight_decay is not None else ():
+        if isinstance(leaf, keras.optimizers.Ftrl):
+            raise ModelError("Ftrl takes no weight_decay: each of its steps computes the weights anew.")
+        leaf.weight_decay = weight_decay
     return optimizer
 
 
@@ -254,7 +266,9 @@ def _reset(compiled: _Compiled, lane: Lane, fresh: bool, start: Sequence[NDArray
 
 
 def _evaluate(model: Any, x: Any, y: Any) -> dict[str, float]:
-    logs = model.evaluate(x, y, batch_size=min(len(x), _EVALUATION_BATCH), verbose=0, return_dict=True)
+    judged: MeasuredLoss = model._compile_loss
+    with judged.inference():
+        logs = model.evaluate(x, y, batch_size=min(len(x), _EVALUATION_BATCH), verbose=0, return_dict=True)
     return {name: float(value) for name, value in logs.items() if name != "loss"}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.trainers.compile_utils import CompileLoss
 
 from shrinkage.errors import ModelError, did_you_mean
 from shrinkage.recipe.flow import commutes
@@ -170,20 +172,34 @@ class MeasuredLoss:
     shown
         Whether Keras's logs show the mean, as ``data_loss``; if not, ``fit`` and ``evaluate`` return what
         they always did.
+    trained
+        A loss that stands in for the compiled one outside of :meth:`inference`.
     """
 
-    def __init__(self, inner: Any, shown: bool = True) -> None:
+    def __init__(self, inner: Any, shown: bool = True, trained: Any = None) -> None:
         self.inner, self.shown = inner, shown
+        self._trained = None if trained is None else CompileLoss(trained)
+        self._judging = False
         self._latest: Any = None
         self.tracker = (keras.metrics.Mean if shown else _Unshown)(name="data_loss")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the data loss of a batch."""
-        value = self.inner(y_true, y_pred, sample_weight)
+        loss = self.inner if self._judging or self._trained is None else self._trained
+        value = loss(y_true, y_pred, sample_weight)
         self._latest = value
         first = keras.tree.flatten(y_pred)[0]
         self.tracker.update_state(value, sample_weight=keras.ops.shape(first)[0] if len(first.shape) else 1)
         return value
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Take the compiled loss for what is traced or called meanwhile: models are judged by that."""
+        self._judging = True
+        try:
+            yield
+        finally:
+            self._judging = False
 
     @property
     def metrics(self) -> list[Any]:
@@ -210,10 +226,14 @@ class _Unshown(keras.metrics.Mean):  # type: ignore[misc]  # Keras has no type i
         return {}
 
 
-def measure_data_loss(model: Any) -> None:
-    """Make ``fit`` and ``evaluate`` of a compiled model report ``data_loss`` next to ``loss``."""
+def measure_data_loss(model: Any, trained: Any = None) -> None:
+    """Make ``fit`` and ``evaluate`` of a compiled model report ``data_loss`` next to ``loss``.
+
+    ``trained`` is a loss that stands in for the compiled one, but for what is judged by it; see
+    :meth:`MeasuredLoss.inference`.
+    """
     if not isinstance(model._compile_loss, MeasuredLoss):
-        model._compile_loss = MeasuredLoss(model._compile_loss)
+        model._compile_loss = MeasuredLoss(model._compile_loss, trained=trained)
 
 
 def unmeasure(model: Any) -> None:

@@ -84,6 +84,12 @@ class Task:
         epoch; None trains to the end.
     rates
         The learning rate of each arm that has one of its own.
+    weight_decay
+        The optimizer's decoupled weight decay; None for its own.
+    label_smoothing
+        The share of each target that is spread over the classes, in training alone.
+    max_norm
+        What the incoming weights of each unit are shortened to after each step; None leaves them.
     rungs
         Epochs after which the worst strengths of each arm are stopped, ascending; see
         :mod:`shrinkage.training.rungs`.
@@ -102,6 +108,9 @@ class Task:
     optimizer: Any = "adam"
     learning_rate: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    weight_decay: float | None = None
+    label_smoothing: float = 0.0
+    max_norm: float | None = None
     epochs: int = 10
     batch_size: int = 32
     early_stopping: int | None = None

@@ -1,0 +1,194 @@
+"""Groups: the cells of a study whose network and training are the same, and what builds and trains them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras.src.trainers import compile_utils
+
+from shrinkage.data import Data
+from shrinkage.errors import ModelError, RecipeError, ShrinkageError
+from shrinkage.recipe import Recipe, bind, strip
+from shrinkage.study import design, splits
+from shrinkage.study.references import ModelSource, model_source
+from shrinkage.study.search import Cell, Space
+from shrinkage.study.sizes import Sizes
+from shrinkage.study.spec import StudySpec
+from shrinkage.training.choose import make_loop
+from shrinkage.training.initial import with_fresh_names
+from shrinkage.training.keras_loop import make_optimizer
+from shrinkage.training.many import ManyLoops
+from shrinkage.training.objective import Objective, resolve_objective
+from shrinkage.training.smoothing import smoothed
+from shrinkage.training.task import Lane, Loop, Split, Task
+
+
+@dataclass(frozen=True)
+class Group:
+    """What cells of one network and one training share.
+
+    Attributes
+    ----------
+    spec
+        The study with the options of these cells as its own.
+    source
+        Builds their model.
+    task, loop
+        How they are trained, and what trains them.
+    sizes
+        Measures their weights.
+    """
+
+    spec: StudySpec
+    source: ModelSource
+    task: Task
+    loop: Loop
+    sizes: Sizes
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What determines results here beyond the spec and the data."""
+        return {"model": self.source.fingerprint, "loop": type(self.loop).__name__}
+
+
+class Groups:
+    """The groups of a study, by what its cells are trained as.
+
+    Every arm is checked against the model and the data before the first trial is trained.
+
+    Parameters
+    ----------
+    spec, data
+        The study, and its data.
+    allow_code
+        Whether the model may be code of the user's.
+
+    Raises
+    ------
+    ShrinkageError
+        If an arm does not fit, naming it; see :func:`shrinkage.study.references.model_source`.
+    """
+
+    def __init__(self, spec: StudySpec, data: Data, allow_code: bool) -> None:
+        self.spec = spec
+        self._data, self._allow_code = data, allow_code
+        self._splits: Sequence[Split] = ()
+        lanes: dict[str, list[Lane]] = {}
+        for cell, (seed, fold) in Space(spec).sample():
+            lanes.setdefault(self.name_of(cell), []).append(Lane(*cell, seed, max(fold, 0)))
+        self._made = {name: self._make(own) for name, own in lanes.items()}
+
+    def of(self, cell: Cell) -> Group:
+        """Return the group of a cell."""
+        return self._made[self.name_of(cell)]
+
+    def name_of(self, cell: Cell) -> str:
+        """Return what the cells of a group have in common, as text: how a run directory calls it."""
+        own = self.spec.at(*cell)
+        return json.dumps([own.model_options, own.training.to_key()], sort_keys=True)
+
+    @property
+    def first(self) -> Group:
+        """The baseline's group."""
+        return next(iter(self._made.values()))
+
+    @property
+    def loop(self) -> Loop:
+        """What trains all cells: the only group's loop, or all of them as one."""
+        if len(self._made) == 1:
+            return self.first.loop
+        return ManyLoops({name: group.loop for name, group in self._made.items()}, self.name_of)
+
+    def _make(self, lanes: Sequence[Lane]) -> Group:
+        cells = dict.fromkeys((lane.arm, lane.strength) for lane in lanes)
+        arms = [self.spec.arm(name) for name in dict.fromkeys(arm for arm, _ in cells)]
+        own, data = self.spec.at(*next(iter(cells))), self._data
+        with _named(arms[0].name if arms[0].options else ""):
+            source = model_source(own, data, self._allow_code)
+            model = with_fresh_names(source.build)
+            strip(model)
+            recipes = {arm.name: Recipe(arm.recipe) for arm in arms}
+            for name, recipe in recipes.items():
+                try:
+                    bind(recipe, model)
+                except ShrinkageError as error:
+                    prefix = "" if arms[0].options else f"Arm {name!r}: "
+                    raise RecipeError(f"{prefix}{error}") from error
+            training = own.training
+            objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
+            check_objective(objective, model, data)
+            smoothed(objective.loss, training.label_smoothing)
+            make_optimizer(training.optimizer, training.learning_rate, training.weight_decay)
+            task = Task(
+                build=source.build,
+                recipes=recipes,
+                x=data.x_train,
+                y=data.y_train,
+                splits=self._splits or splits.splits(own, data.y_train, data.groups),
+                objective=objective,
+                optimizer=training.optimizer,
+                learning_rate=training.learning_rate,
+                rates={arm.name: arm.rate for arm in arms if arm.rate is not None},
+                weight_decay=training.weight_decay,
+                label_smoothing=training.label_smoothing,
+                max_norm=training.max_norm,
+                epochs=training.epochs,
+                batch_size=training.batch_size,
+                early_stopping=training.early_stopping,
+                rungs=own.stops,
+                fresh=own.initial == "fresh",
+                scaled=data.scaled,
+                weights=design.row_weights(own, data.y_train, data.classes),
+            )
+            self._splits = task.splits
+            loop = make_loop(task, model, lanes, training.loop)
+        return Group(own, source, task, loop, Sizes(source.build))
+
+
+@contextmanager
+def _named(arm: str) -> Iterator[None]:
+    """Say of which arm an error is."""
+    try:
+        yield
+    except ShrinkageError as error:
+        if not arm:
+            raise
+        raise type(error)(f"Arm {arm!r}: {error}") from error
+
+
+def check_objective(objective: Objective, model: Any, data: Data) -> None:
+    """Take the loss and the metrics of a few rows, so that what does not fit is found before training.
+
+    Raises
+    ------
+    ModelError
+        If the loss or a metric does not fit the targets and the outputs.
+    """
+    outputs = getattr(model, "output_shape", None)
+    if not isinstance(outputs, tuple) or None in outputs[1:]:
+        return
+    rows = min(len(data.y_train), outputs[-1] + 1)  # so that rows are never taken for outputs
+    y, predicted = data.y_train[:rows], np.full((rows, *outputs[1:]), 1 / outputs[-1], "float32")
+    for what, entry in (("loss", objective.loss), *(("metric", m) for m in objective.metrics)):
+        if entry in ("accuracy", "acc"):  # Keras finds out which one is meant
+            continue
+        try:
+            if what == "loss":
+                compile_utils.CompileLoss(entry)(y, predicted)
+            else:
+                compile_utils.CompileMetrics([entry], None).update_state(y, predicted)
+        except Exception as error:  # Keras and its backends raise many kinds
+            raise ModelError(
+                f"The {what} {entry!r} does not fit targets of shape {y.shape[1:]} and type {y.dtype} "
+                f"with outputs of shape {outputs[1:]}: {reason(error)}"
+            ) from error
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
