@@ -1,14 +1,14 @@
 """How well and how cheaply a strength is found: ``tune`` against a full grid, Optuna and KerasTuner.
 
-A cell of the table is a network, a data set, a number of training images and a share of wrong training labels;
-a repeat draws the images and the wrong labels anew. Its oracle is the best of 13 strengths of L2 on kernels (and
-no penalty), each trained on all images from 3 seeds, that is chosen on one half of the test images and scored on
-the other, both ways. What a search chose is trained and scored alike, on the same halves: its regret is the
-oracle's accuracy less its own. Row-epochs, rows times epochs that were trained, tell what a search cost; the grid
-of 13 x 3 on the same 80 % of the rows that a search trains on is what they are compared with.
+A cell of the table is a network, a data set, a number of training images and a share of wrong training
+labels; a repeat draws the images and the wrong labels anew. Its oracle is the best of 13 strengths of L2 on
+kernels (and no penalty), each trained on all images from 3 seeds, that is chosen on one half of the test
+images and scored on the other, both ways. What a search chose is trained and scored alike, on the same
+halves: its regret is the oracle's accuracy less its own. Row-epochs, rows times epochs that were trained,
+tell what a search cost, next to the grid of 13 x 3 on the same 80 % of the rows that a search trains on.
 
-Needs KerasTuner, which the package does not: ``pip install keras-tuner``. Results are kept in ``--store``, a line
-of JSON each, so that the same command goes on where it was stopped.
+Needs KerasTuner, which the package does not: ``pip install keras-tuner``. Results are kept in ``--store``, a
+line of JSON each, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ class Bench:
 
         objective = resolve_objective("auto", (), self.y, with_fresh_names(self.build))
         task = Task(
-            self.build, {"l2": Recipe("*: kernel = l2(strength)")}, self.x, self.y, (Split(train, validation),),
-            objective, epochs=EPOCHS, batch_size=BATCH,
+            self.build, {"l2": Recipe("*: kernel = l2(strength)")}, self.x, self.y,
+            (Split(train, validation),), objective, epochs=EPOCHS, batch_size=BATCH,
         )  # fmt: skip
         loop = JaxLoop(task, [self.lane(s, seed) for s in (0.0, *GRID) for seed in SEEDS])
         if lanes is not None:
@@ -107,6 +108,7 @@ class Bench:
         return loop
 
     def lane(self, strength: float, seed: int) -> Any:
+        """Return a trial of the penalty."""
         from shrinkage.training.task import Lane
 
         return Lane("l2", strength, seed)
@@ -137,7 +139,10 @@ class Bench:
         return float(100 * np.mean([tried[best[0], 1] - own[1], tried[best[1], 0] - own[0]]))
 
     def losses(
-        self, strength: float, on_loss: Callable[[int, float], None] = lambda epoch, loss: None
+        self,
+        strength: float,
+        on_loss: Callable[[int, float], None] = lambda epoch, loss: None,
+        epochs: int = EPOCHS,
     ) -> list[float]:
         """Return a trial's validation data losses, an epoch each; ``on_loss`` may raise to end it."""
         lane, found = self.lane(strength, 0), list[float]()
@@ -146,7 +151,8 @@ class Bench:
             found.append(record.values["val_data_loss"])
             on_loss(record.epoch, found[-1])
 
-        list(self.held_out.run([lane], on_epoch, self.held_out.task.wave([lane])))
+        wave = replace(self.held_out.task.wave([lane]), epochs=epochs)
+        list(self.held_out.run([lane], on_epoch, wave))
         return found
 
 
@@ -210,7 +216,7 @@ def by_keras_tuner(bench: Bench, budget: int) -> dict[str, Any]:
     """
     import keras_tuner
 
-    class Spent(Exception):
+    class SpentError(Exception):
         pass
 
     spent, ends = 0, list[tuple[int, float, float]]()
@@ -226,10 +232,13 @@ def by_keras_tuner(bench: Bench, budget: int) -> dict[str, Any]:
             nonlocal spent
             first, last = kwargs.get("initial_epoch", 0), kwargs["epochs"]
             if spent >= budget:
-                raise Spent
-            losses = bench.losses(hp.get("strength"))[:last]
+                raise SpentError
+            losses = bench.losses(hp.get("strength"), epochs=last)
             spent += bench.train * (last - first)
             ends.append((last, losses[-1], hp.get("strength")))
+            for callback in kwargs["callbacks"]:  # a checkpoint has to be there, and is never used
+                if hasattr(callback, "filepath"):
+                    model.save_weights(callback.filepath)
             return {"val_data_loss": losses[-1]}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -241,9 +250,9 @@ def by_keras_tuner(bench: Bench, budget: int) -> dict[str, Any]:
             tuner.search(verbose=0)
         except Exception as error:
             if (
-                not isinstance(error, Spent)
-                and not isinstance(error.__cause__, Spent)
-                and "Spent" not in repr(error)
+                not isinstance(error, SpentError)
+                and not isinstance(error.__cause__, SpentError)
+                and "SpentError" not in repr(error)
             ):
                 raise
     longest = max(end[0] for end in ends)
@@ -334,10 +343,8 @@ def table(options: argparse.Namespace) -> None:
         }
         work = np.mean([row["tune"]["row_epochs"] / row["grid"] for row in found])
         aim = AIMS[CELLS[cell][2]]
-        print(
-            f"{named(cell):32} {len(found):2}   {of['tune']:22} {aim:4}  {of['optuna']:22} {of['keras_tuner']:22} "
-            f"1/{1 / work:.1f}"
-        )
+        others = f"{of['optuna']:22} {of['keras_tuner']:22}"
+        print(f"{named(cell):32} {len(found):2}   {of['tune']:22} {aim:4}  {others} 1/{1 / work:.1f}")
 
 
 def main() -> None:

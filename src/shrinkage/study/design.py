@@ -104,6 +104,8 @@ def _rows(
         content["epochs"] = epochs
     if begins is not None:
         content["begins"] = begins
+    if fold > 0:
+        content["drawn"] = "by split"
     return content
 
 

@@ -68,20 +68,24 @@ class Choice:
         Whether lanes of several seeds share a program also where those of one fill half of it.
     lowering
         How the step is compiled.
+    whole
+        Whether every program trains so many lanes, of one seed, some twice where there are fewer.
     """
 
     lanes: int
     mix_seeds: bool = False
     lowering: Lowering = field(default_factory=Lowering)
+    whole: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the choice as a run directory stores it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "whole" or value}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Choice:
         """Return a stored choice."""
-        return cls(stored["lanes"], stored["mix_seeds"], Lowering(**stored["lowering"]))
+        lowering = Lowering(**stored["lowering"])
+        return cls(stored["lanes"], stored["mix_seeds"], lowering, stored.get("whole", False))
 
     def __str__(self) -> str:
         lanes = "one trial at a time" if self.lanes == 1 else f"up to {self.lanes} trials at once"
@@ -137,7 +141,7 @@ def first_choice(
 def alternatives(first: Choice, lanes: Sequence[Lane], costly: int) -> list[Choice]:
     """Return the other ways to run lanes that are worth a try."""
     many = min(_MOST, len({lane.cell for lane in lanes}))
-    counts = dict.fromkeys((first.lanes, 1, many))
+    counts = dict.fromkeys((first.lanes,) if first.whole else (first.lanes, 1, many))
     lowerings = [first.lowering]
     if costly:
         lowerings.append(Lowering(rewritten=False))
@@ -166,8 +170,10 @@ def can_be_cut(task: Task, model: Any) -> bool:
     )
 
 
-def make_loop(task: Task, model: Any, lanes: Sequence[Lane], name: LoopName) -> Loop:
-    """Return the loop that trains the lanes of a task, whose model is ``model``.
+def make_loop(
+    task: Task, model: Any, lanes: Sequence[Lane], name: LoopName, block: int | None = None
+) -> Loop:
+    """Return the loop that trains the lanes of a task, whose model is ``model``; see `JaxLoop` for ``block``.
 
     Raises
     ------
@@ -178,7 +184,7 @@ def make_loop(task: Task, model: Any, lanes: Sequence[Lane], name: LoopName) -> 
     if why is None:
         from shrinkage.training.jax_loop import JaxLoop
 
-        return JaxLoop(task, lanes)
+        return JaxLoop(task, lanes, block=block)
     if name == "jax":
         raise TrainingError(f'loop = "jax" can\'t train this study: {why}. Write loop = "auto".')
     return KerasLoop(task, lanes, why)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import StrengthError, TrainingError, did_you_mean
 from shrinkage.training.choose import Choice, Lowering, refusal
-from shrinkage.training.initial import data_order
+from shrinkage.training.initial import data_order, drawn
 from shrinkage.training.jax_forward import ForwardLanes
 from shrinkage.training.jax_lanes import Arrays
 from shrinkage.training.jax_loop import JaxLoop, cut
@@ -109,7 +109,8 @@ class Trainer:
             If no rule of the arm contains the word ``strength``, a strength is not > 0, or there is another
             number of ratios than of such rules.
         """
-        return Training(self, self.full(cell), tuple(seeds), self.task.splits[split])
+        own = tuple(drawn(seed, split) for seed in seeds)
+        return Training(self, self.full(cell), own, self.task.splits[split])
 
     def full(self, cell: Cell) -> Cell:
         """Return a cell with a ratio for each rule that varies; raise as :meth:`begin` does."""

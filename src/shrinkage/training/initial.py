@@ -29,6 +29,16 @@ def key(*parts: object) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def drawn(seed: int, split: int) -> int:
+    """Return the number that the chance of a lane is drawn from, of every split of the data another.
+
+    Were it the seed's alone, all folds would share what is lucky about it, and no test over folds would know:
+    two equal arms would be called different too often (``benchmarks/error_rates.py``: a seed alike in all
+    folds).
+    """
+    return key(seed, "split", split) if split else seed
+
+
 def with_fresh_names(build: Callable[[], Any]) -> Any:
     """Call ``build`` as in a new process: its unnamed layers are ``dense``, ``dense_1``, ….
 

@@ -22,7 +22,7 @@ from shrinkage.errors import TrainingError
 from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.choose import Choice, Lowering, alternatives, first_choice
 from shrinkage.training.cohorts import Cohort, cohorts
-from shrinkage.training.initial import data_order
+from shrinkage.training.initial import data_order, drawn
 from shrinkage.training.jax_lanes import Lanes, Rows, State
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
 from shrinkage.training.task import Keep, Lane, Record, Result, Task, Wave
@@ -48,11 +48,16 @@ class JaxLoop:
         All lanes of the study, finished ones included: they decide who shares a program.
     choice
         How they are run; None decides when :meth:`decide` is called.
+    block
+        How many lanes every program trains on a processor, at the most; None for as many as are fastest.
+        Where lanes come in waves of many sizes, one small program is compiled sooner than many larger ones.
     """
 
-    def __init__(self, task: Task, lanes: Sequence[Lane], choice: Choice | None = None) -> None:
+    def __init__(
+        self, task: Task, lanes: Sequence[Lane], choice: Choice | None = None, block: int | None = None
+    ) -> None:
         self.task, self.lanes = task, tuple(lanes)
-        self._choice = choice
+        self._choice, self._block = choice, block
         self._keep: Keep = lambda stored, line: None
         self._shelf: Shelf = Memory()
         self._made: dict[Lowering, Lanes] = {}
@@ -93,7 +98,7 @@ class JaxLoop:
 
     def cohorts(self, lanes: Sequence[Lane]) -> Sequence[Cohort]:
         """Return which of ``lanes`` are trained together."""
-        return cohorts(lanes, self.choice.lanes, self.choice.mix_seeds)
+        return cohorts(lanes, self.choice.lanes, self.choice.mix_seeds, self.choice.whole)
 
     def _halve(self, error: Exception) -> None:
         """Go on with half as many lanes a program, if it was memory that was short."""
@@ -137,7 +142,8 @@ class JaxLoop:
         charged = jax.device_put(programs.coefficients(cohort.cells))
         if leaves is None:
             starts = {cohort.place(lane): self._starts[lane] for lane in cohort.lanes if lane in self._starts}
-            state = jax.device_put(programs.initial(cohort.seeds, cohort.cells, starts))
+            seeds = [drawn(seed, cohort.split) for seed in cohort.seeds]
+            state = jax.device_put(programs.initial(seeds, cohort.cells, starts))
         else:
             state = jax.device_put(programs.unflattened(leaves))
         saved = time.monotonic()
@@ -164,7 +170,8 @@ class JaxLoop:
     def _epoch(self, state: State, charged: Any, cohort: Cohort, epoch: int) -> State:
         train = self.task.splits[cohort.split].train
         state = state._replace(sums=jnp.zeros_like(state.sums))
-        order = np.stack([train[data_order(seed, epoch, len(train))] for seed in cohort.seeds])
+        seeds = [drawn(seed, cohort.split) for seed in cohort.seeds]
+        order = np.stack([train[data_order(seed, epoch, len(train))] for seed in seeds])
         for batches in cut(order.astype(np.int32), self.task.batch_size):
             for rows, local, steps in self._feed(batches):
                 for start, stop in self._pace.pieces(steps, ("train", *local.shape, cohort.size)):
@@ -239,6 +246,8 @@ class JaxLoop:
         first = first_choice(
             task, self.lanes, self._lowered(Lowering()).model, costly, held, memory(), on_cpu
         )
+        if on_cpu and self._block is not None:
+            first = replace(first, lanes=min(first.lanes, self._block), whole=True)
         steps = task.epochs * -(-len(task.splits[0].train) // task.batch_size) * len(self.lanes)
         times = {first: self._timed(first)}
         if times[first] * steps > _WORTH:
@@ -248,7 +257,7 @@ class JaxLoop:
 
     def _timed(self, choice: Choice) -> float:
         """Return the seconds of one step of one lane, its compilation apart."""
-        cohort = cohorts(self.lanes, choice.lanes, choice.mix_seeds)[0]
+        cohort = cohorts(self.lanes, choice.lanes, choice.mix_seeds, choice.whole)[0]
         programs = self._lowered(choice.lowering)
         state = jax.device_put(programs.initial(cohort.seeds, cohort.cells))
         charged = jax.device_put(programs.coefficients(cohort.cells))

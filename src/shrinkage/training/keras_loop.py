@@ -22,7 +22,7 @@ from shrinkage.recipe import attach, bind, strip
 from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.cohorts import Cohort
 from shrinkage.training.constraints import constrain
-from shrinkage.training.initial import data_order, initialise, seed_dropout, with_fresh_names
+from shrinkage.training.initial import data_order, drawn, initialise, seed_dropout, with_fresh_names
 from shrinkage.training.metrics import leaves as optimizers_in
 from shrinkage.training.objective import MeasuredLoss, measure_data_loss
 from shrinkage.training.proximal import Proximal
@@ -151,7 +151,7 @@ class KerasLoop:
         _reset(compiled, track.lane, task.fresh, self._starts.get(track.lane))
         for variable, value in zip(compiled.variables, leaves or (), strict=leaves is not None):
             variable.assign(value[0, 0])
-        rows = _Shuffled(task, task.splits[track.lane.split].train, track.lane.seed)
+        rows = _Shuffled(task, task.splits[track.lane.split].train, drawn(track.lane.seed, track.lane.split))
         recorder = _Recorder(task, track, rows, compiled, phase)
         epochs = {"initial_epoch": phase.start, "epochs": phase.stop}
         compiled.model.fit(rows, **epochs, callbacks=[recorder], verbose=0, shuffle=False)
@@ -256,9 +256,9 @@ def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
 def _reset(compiled: _Compiled, lane: Lane, fresh: bool, start: Sequence[NDArray[Any]] | None) -> None:
     compiled.model.set_weights(list(compiled.weights if start is None else start))
     if fresh and start is None:
-        initialise(compiled.model, lane.seed)
+        initialise(compiled.model, drawn(lane.seed, lane.split))
     else:
-        seed_dropout(compiled.model, lane.seed)
+        seed_dropout(compiled.model, drawn(lane.seed, lane.split))
     for variable, value in zip(compiled.model.optimizer.variables, compiled.optimizer.start(), strict=True):
         variable.assign(value)
     compiled.set_strength(lane)
