@@ -210,3 +210,50 @@ def test_a_study_that_names_all_strengths_is_a_grid_and_any_other_a_search():
     assert space(None, arms=[NAMED, FIXED]).spec.strategy == "grid"
     assert space(None, arms=[NAMED, L1]).spec.strategy == "auto"
     assert space("auto", arms=[NAMED]).spec.strategy == "auto"
+
+
+# --- one strength a rule -----------------------------------------------------------------------------------
+
+EACH = {
+    "name": "each", "recipe": ["dense_1: kernel = l2(strength)", "head: kernel = l2(strength)"],
+    "strength_per": "rule", "strengths": {"low": 1e-5, "high": 1.0, "count": 2},
+}  # fmt: skip
+
+
+def by_rule(where: Space, best: tuple[float, float]) -> tuple[list[Step], dict[Any, tuple[float, ...]]]:
+    """Drive ``bayes`` on a loss that is lowest where each rule is at its own best; return all strengths."""
+    steps, seen, tried, search = [], dict[Any, dict[Any, float]](), {}, strategy(where)
+    step = next(search)
+    while True:
+        steps.append(step)
+        for cell, unit in step.asked:
+            own = tuple((cell[1] or 0) * ratio for ratio in step.ratios.get(cell, ()))
+            tried |= {cell: own} if own else {}
+            apart = sum(math.log10(s / b) ** 2 for s, b in zip(own, best, strict=False))
+            seen.setdefault(cell, {})[unit] = 1.0 + 0.1 * apart
+        try:
+            step = search.send(seen)
+        except StopIteration:
+            return steps, tried
+
+
+def test_rules_have_strengths_of_their_own_whose_geometric_mean_is_the_cells():
+    steps, tried = by_rule(space(arms=[EACH], strategy="bayes", seeds=1), (1e-4, 0.1))
+    assert len(tried) == 40  # no two candidates are one cell
+    for (_, strength), own in tried.items():
+        assert strength == pytest.approx(math.sqrt(own[0] * own[1]), rel=2e-3)
+    common = [step.ratios[cell] for step in steps[:2] for cell, _ in step.asked if cell in step.ratios]
+    assert common == [(pytest.approx(1.0, rel=1e-3),) * 2] * 8
+    apart = [abs(math.log10(own[0] / own[1])) for own in tried.values()]
+    assert max(apart) > 1
+
+
+def test_strengths_of_their_own_come_closer_than_the_best_common_one():
+    best = (1e-4, 0.1)
+    _, tried = by_rule(space(arms=[EACH], strategy="bayes", seeds=1), best)
+    away = [sum(math.log10(s / b) ** 2 for s, b in zip(own, best, strict=True)) for own in tried.values()]
+    assert min(away[8:]) < min(away[:8])
+
+
+def test_an_arm_with_strengths_a_rule_is_searched_by_bayes():
+    assert space(None, arms=[EACH]).spec.strategy == "bayes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shrinkage.study.power import ALPHA
@@ -167,3 +167,9 @@ def search_notes(strategy: str, found: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     looks = "; then ".join(f"{wave['why']}, {count(wave['trials'], 'trials')}" for wave in found["waves"])
     return f"The search ({strategy}) tried {looks}.", f"It stopped: {found['ended']}"
+
+
+def rules_note(arm: str, rules: Sequence[str]) -> str:
+    """Say what strength each rule of an arm has, where each has one of its own."""
+    each = "; ".join(map(plain, rules))
+    return f"{plain(arm)}: each rule has a strength of its own, and λ is their geometric mean: {each}."

@@ -63,6 +63,8 @@ def conclude(
         for arm in summary.arms
         if arm.selection.chosen is not None
     }
+    own = {arm: _recipe(bench, trial).to_list() for arm, trial in best.items() if trial.ratios}
+    summary = replace(summary, notes=(*summary.notes, *(notes.rules_note(*each) for each in own.items())))
     told = {**summary.to_json(), "search": found}
     if summary.recommended is not None:
         trial = best[summary.recommended.arm]

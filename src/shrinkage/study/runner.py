@@ -295,7 +295,8 @@ def _store(bench: Bench, trial: Trial, result: Result, directory: RunDirectory, 
         for epoch in bench.task_of(*trial.cell).rungs
         if epoch <= len(result.records)
     }
-    store.add(trial, result.state, {"epochs": result.best, **result.values, **sizes}, rungs)
+    own = {f"strength_{i + 1}": (trial.strength or 0.0) * ratio for i, ratio in enumerate(trial.ratios)}
+    store.add(trial, result.state, {"epochs": result.best, **result.values, **sizes, **own}, rungs)
 
 
 def _prune(bench: Bench, directory: RunDirectory, store: TrialStore) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import optuna
@@ -63,8 +63,18 @@ class Step:
 
 
 Strategy = Generator[Step, Seen, str]
-#: What one arm asks for next, until it returns why it has stopped.
-ArmSearch = Generator[list[Asked], Seen, str]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one arm asks for next, and the ratios of its cells, where each rule has a strength of its own."""
+
+    asked: tuple[Asked, ...]
+    ratios: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
+
+
+#: The looks of one arm, until it returns why it has stopped.
+ArmSearch = Generator[Look, Seen, str]
 
 
 @dataclass(frozen=True)
@@ -181,14 +191,14 @@ def _refine(space: Space) -> Strategy:
 def _explored(space: Space, arm: Arm) -> ArmSearch:
     first = space.units[:1]
     tried = list(space.coarse(arm))
-    seen = yield _ask(arm, tried, first)
+    seen = yield _look(arm, tried, first, {})
     best = _best(seen, arm, tried, first)
     for _ in range(FARTHER):  # the strongest won: the model has not collapsed yet; or all diverged
         farther = _round(tried[0] / 10) if best is None else _round(tried[-1] * 10)
         if not (best is None or best == tried[-1]) or not space.within(arm, [farther]):
             break
         tried = sorted({*tried, farther})
-        seen = yield _ask(arm, [farther], first)
+        seen = yield _look(arm, [farther], first, seen)
         best = _best(seen, arm, tried, first)
     if best is None:
         return f"{plain(arm.name)}: every strength diverged."
@@ -203,7 +213,7 @@ def _gridded(space: Space, arm: Arm) -> ArmSearch:
 def _closer(space: Space, arm: Arm, near: Sequence[float], seen: Seen) -> ArmSearch:
     """Try these strengths, and then those around the best until what they could win is within the error."""
     units, name = space.choosing, plain(arm.name)
-    seen = yield _new(_ask(arm, near, units), seen)
+    seen = yield _look(arm, near, units, seen)
     for _ in range(ROUNDS):
         best = _best(seen, arm, near, units)
         if best is None:
@@ -215,7 +225,7 @@ def _closer(space: Space, arm: Arm, near: Sequence[float], seen: Seen) -> ArmSea
             return f"{name}: λ = {number(best)} ends the range that the study names."
         if not win > space.spec.tolerance * error:
             return _known(name, best, win, error, space.spec.tolerance)
-        seen = yield _new(_ask(arm, more, units), seen)
+        seen = yield _look(arm, more, units, seen)
         near = sorted({*near, *more})
     return f"{name}: {count(ROUNDS, 'rounds')} of closer looks were made."
 
@@ -232,12 +242,10 @@ def _known(name: str, best: float, win: float, error: float, tolerance: float) -
     )
 
 
-def _ask(arm: Arm, strengths: Sequence[float], units: Sequence[Unit]) -> list[Asked]:
-    return [((arm.name, strength), unit) for strength in strengths for unit in units]
-
-
-def _new(asked: Sequence[Asked], seen: Seen) -> list[Asked]:
-    return [(cell, unit) for cell, unit in asked if unit not in seen.get(cell, {})]
+def _look(arm: Arm, strengths: Sequence[float], units: Sequence[Unit], seen: Seen) -> Look:
+    """Ask for these strengths on these units, as far as they have not been tried."""
+    cells = [(arm.name, strength) for strength in strengths]
+    return Look(tuple((cell, unit) for cell in cells for unit in units if unit not in seen.get(cell, {})))
 
 
 def _mean(of_cell: Mapping[Unit, float], units: Sequence[Unit]) -> float:
@@ -291,24 +299,22 @@ def _round(strength: float) -> float:
 def _together(space: Space, searches: dict[str, ArmSearch], first: Step) -> Strategy:
     """Take the searches of several arms step by step; arms without a strength come with the last look."""
     waiting = [(cell, unit) for cell in space.fixed for unit in space.choosing]
-    requests, reasons = {name: next(search) for name, search in searches.items()}, []
-    apart, steps = space.spec.strategy == "auto" and bool(requests), 0
-    while requests or waiting:
-        asked = [each for request in requests.values() for each in request]
+    looks, reasons = {name: next(search) for name, search in searches.items()}, []
+    apart, steps = space.spec.strategy == "auto" and bool(looks), 0
+    while looks or waiting:
+        asked = [each for look in looks.values() for each in look.asked]
+        ratios = {cell: own for look in looks.values() for cell, own in look.ratios.items()}
         if not (apart and steps == 0):
             asked, waiting = [*waiting, *asked], []
-        seen = yield (
-            Step(first.why, tuple(asked), first.rungs, first.alike)
-            if not steps
-            else Step("a closer look", tuple(asked))
-        )
+        step = replace(first, asked=tuple(asked)) if not steps else Step("a closer look", tuple(asked))
+        seen = yield replace(step, ratios=ratios)
         steps += 1
-        for name in list(requests):
+        for name in list(looks):
             try:
-                requests[name] = searches[name].send(seen)
+                looks[name] = searches[name].send(seen)
             except StopIteration as stop:
                 reasons.append(stop.value)
-                del requests[name]
+                del looks[name]
     return " ".join(reasons) or "There was nothing to search."
 
 
@@ -340,7 +346,7 @@ def _path(space: Space) -> Strategy:
 # --- by a model of the loss --------------------------------------------------------------------------------
 
 _BATCH = 4  # candidates of an arm that are trained together
-_CANDIDATES = 20  # of an arm, where no budget says how many
+_CANDIDATES = 20  # for each strength of an arm, where no budget says how many
 
 
 def _bayes(space: Space) -> Strategy:
@@ -350,22 +356,39 @@ def _bayes(space: Space) -> Strategy:
 
 
 def _sampled(space: Space, arm: Arm) -> ArmSearch:
+    """Ask for one strength a candidate, or one a rule: then the first candidates have one for all rules."""
     low, high = space.grid(arm)[0], space.grid(arm)[-1]
+    names = [f"strength_{i + 1}" for i in range(arm.rules if arm.strength_per == "rule" else 1)]
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=2 * _BATCH, constant_liar=True)
     with quiet():
         study = optuna.create_study(sampler=sampler)
-    seen: Seen = {}
-    for _ in range(_CANDIDATES // _BATCH):
+    for common in np.geomspace(low, high, 2 * _BATCH) if len(names) > 1 else ():
+        study.enqueue_trial(dict.fromkeys(names, float(common)))
+    known: dict[Cell, tuple[float, ...]] = {}
+    for _ in range(_CANDIDATES * len(names) // _BATCH):
         trials = [study.ask() for _ in range(_BATCH)]
-        tried = [_round(trial.suggest_float("strength", low, high, log=True)) for trial in trials]
-        seen = yield _ask(arm, list(dict.fromkeys(tried)), space.units)
-        for trial, strength in zip(trials, tried, strict=True):
-            loss = _mean(seen.get((arm.name, strength), {}), space.units)
+        drawn = [[t.suggest_float(name, low, high, log=True) for name in names] for t in trials]
+        cells = [_cell(arm, strengths, known) for strengths in drawn]
+        ratios = {cell: known[cell] for cell in cells if known[cell]}
+        asked = [(cell, unit) for cell in dict.fromkeys(cells) for unit in space.units]
+        seen = yield Look(tuple(asked), ratios)
+        for trial, cell in zip(trials, cells, strict=True):
+            loss = _mean(seen.get(cell, {}), space.units)
             if math.isfinite(loss):
                 study.tell(trial, loss)
             else:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    return f"{plain(arm.name)}: {count(_CANDIDATES, 'candidates')} were tried."
+    return f"{plain(arm.name)}: {count(len(study.trials), 'candidates')} were tried."
+
+
+def _cell(arm: Arm, strengths: Sequence[float], known: dict[Cell, tuple[float, ...]]) -> Cell:
+    """Return a cell of these strengths, one a rule: at their geometric mean, which no other cell has."""
+    mean = _round(math.exp(math.fsum(map(math.log, strengths)) / len(strengths)))
+    while True:
+        ratios = () if len(strengths) == 1 else tuple(_round(s / mean) for s in strengths)
+        if known.setdefault((arm.name, mean), ratios) == ratios:
+            return arm.name, mean
+        mean = _round(mean * 1.001)
 
 
 _STRATEGIES: dict[str, Callable[[Space], Strategy]] = {

@@ -81,6 +81,9 @@ class Arm(Part):
         Rules as text. Where they say ``strength``, ``strengths`` gives the values.
     strengths
         A geometric grid ``{low, high, count}`` or a list of numbers ≥ 0; 0 is the shared baseline.
+    strength_per
+        ``"rule"`` gives each rule that says ``strength`` one of its own, which ``strategy = "bayes"``
+        searches; the arm's is then their geometric mean. ``"arm"``: all rules have the same.
     learning_rate
         The arm's own, in the place of the training's.
     model_options
@@ -93,6 +96,7 @@ class Arm(Part):
     name: _Name
     recipe: tuple[str, ...] = ()
     strengths: _Strengths | None = None
+    strength_per: Literal["arm", "rule"] = "arm"
     learning_rate: Positive | None = None
     model_options: dict[str, Any] = Field(default_factory=dict)
     training: Overrides = Overrides()
@@ -119,6 +123,11 @@ class Arm(Part):
             raise ValueError(
                 f"arm {self.name!r} has strengths, but no rule of its recipe says strength, nor an option"
             )
+        if self.strength_per == "rule" and (self.rules < 2 or not self.is_searched):
+            raise ValueError(
+                f"arm {self.name!r} has a strength for each rule: then two rules must say strength, and no "
+                "option may"
+            )
         if not self.values():
             raise ValueError(f"arm {self.name!r} needs a strength above 0; 0 alone is the arm {BASELINE!r}")
         if self.name == BASELINE and not self.is_plain:
@@ -134,6 +143,11 @@ class Arm(Part):
     def is_open(self) -> bool:
         """Whether the recipe or an option leaves the strength open."""
         return _recipe(self.recipe).varies or is_open(self.options)
+
+    @property
+    def rules(self) -> int:
+        """How many rules say ``strength``."""
+        return _recipe(self.recipe).varying
 
     @property
     def is_searched(self) -> bool:
@@ -283,8 +297,12 @@ class StudySpec(Part):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be distinct, and at least one")
         unnamed = next((arm.name for arm in self.arms if arm.is_open and arm.strengths is None), None)
-        if unnamed is None and "strategy" not in self.model_fields_set:
-            self.__dict__["strategy"] = "grid"  # there is nothing to find; the study is still being made
+        per_rule = next((arm.name for arm in self.arms if arm.strength_per == "rule"), None)
+        if "strategy" not in self.model_fields_set:  # the study is still being made
+            found = "grid" if unnamed is None else "auto"  # of a grid there is nothing to find
+            self.__dict__["strategy"] = found if per_rule is None else "bayes"
+        elif per_rule is not None and self.strategy != "bayes":
+            raise ValueError(f'arm {per_rule!r} has a strength for each rule: write strategy = "bayes"')
         if unnamed is not None and self.is_settled:
             raise ValueError(f"arm {unnamed!r} leaves its strength open; give it strengths")
         if self.is_settled and self.budget is not None:

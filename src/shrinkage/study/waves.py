@@ -24,6 +24,8 @@ from shrinkage.training.task import Result, Wave
 if TYPE_CHECKING:
     from shrinkage.study.runner import Bench, Observer
 
+now = time.monotonic
+
 
 @dataclass(frozen=True)
 class Log:
@@ -81,29 +83,24 @@ class Search:
     def run(self) -> Iterator[tuple[Trial, Result]]:
         """Train what is asked for and is not finished, wave by wave; yield each trial when it ends."""
         before, clock = self.log, _Clock(self._bench.spec.budget, self.log.seconds)
-        self.log = replace(before, waves=())
+        self.log = replace(before, waves=(), ended=None)
         steps = strategy(self._bench.space)
-        step, ended = next(steps), before.ended
-        while True:
+        step = next(steps)
+        while not self.log.ended:
             wave = self._plan(step)
-            self.log = replace(self.log, waves=(*self.log.waves, (step.why, len(wave))), ended=None)
+            self.log = replace(self.log, waves=(*self.log.waves, (step.why, len(wave))))
             if len(self.log.waves) > 1:
                 self._observer.more(len(self._waves), step.why)
-            cut = ""
-            if before.ended is None or len(self.log.waves) < len(before.waves):
+            cut, was_last = "", before.ended is not None and len(self.log.waves) == len(before.waves)
+            if not was_last:  # what the last wave left undone when the budget was spent stays undone
                 self._note(clock)
                 cut = yield from self._trained(wave, clock)
-            if len(self.log.waves) == len(before.waves) and before.ended is not None:
-                break
             try:
                 step = steps.send(self._seen())
+                ended = before.ended if was_last else cut or self._over_budget(step, clock)
             except StopIteration as stop:
-                ended = stop.value
-                break
-            ended = cut or self._over_budget(step, clock)
-            if ended:
-                break
-        self.log = replace(self.log, ended=ended)
+                ended = before.ended if was_last else stop.value
+            self.log = replace(self.log, ended=ended or None)
         self._note(clock)
 
     def again(self, trial: Trial) -> Sequence[NDArray[Any]]:
@@ -225,13 +222,13 @@ class _Clock:
 
     def __init__(self, budget: int | str | None, before: float) -> None:
         self._limit = seconds(budget) if isinstance(budget, str) else None
-        self._before, self._begun = before, time.monotonic()
+        self._before, self._begun = before, now()
         self.worked = 0  # epochs trained by this command, over all trials
 
     @property
     def seconds(self) -> float:
         """Seconds so far."""
-        return self._before + time.monotonic() - self._begun
+        return self._before + now() - self._begun
 
     @property
     def left(self) -> float | None:
@@ -245,7 +242,7 @@ class _Clock:
 
     def needed(self, epochs: int) -> float:
         """Return how long so many epochs of trials will take at the pace so far; 0 where it is not known."""
-        return (time.monotonic() - self._begun) / self.worked * epochs if self.worked else 0.0
+        return (now() - self._begun) / self.worked * epochs if self.worked else 0.0
 
 
 @contextmanager

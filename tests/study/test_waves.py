@@ -1,0 +1,215 @@
+"""Searches as runs: resumed they end with the same bits; budgets, warm starts, a strength for each rule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shrinkage.errors import SpecError
+from shrinkage.recipe import Recipe
+from shrinkage.study import runner, waves
+from shrinkage.study.design import Trial
+from shrinkage.study.results import Results, frame
+from shrinkage.study.spec import StudySpec
+from shrinkage.study.storage import RunDirectory, TrialStore
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.usefixtures("compiled_once"),
+    pytest.mark.jax_only,
+]
+
+L2 = {"name": "L2", "recipe": "Dense: kernel = l2(strength)"}
+FIELDS: dict[str, Any] = {
+    "data": "blobs", "model": "shrinkage.models:mlp", "model_options": {"hidden": [6]}, "seeds": 2,
+    "training": {"epochs": 3, "batch_size": 45, "learning_rate": 0.05}, "arms": [L2],
+}  # fmt: skip
+
+
+class Crash(BaseException):
+    """A kill, as seen from inside."""
+
+
+class Watch(runner.Silent):
+    """Notes what happens, and crashes after so many trials."""
+
+    def __init__(self, crash_after: int | None = None) -> None:
+        self.trained: list[str] = []
+        self.weights: dict[float | None, Any] = {}
+        self.totals: list[int] = []
+        self.crash_after = crash_after
+
+    def more(self, total: int, why: str) -> None:
+        self.totals.append(total)
+
+    def trial(self, trial: Trial, result: Any) -> None:
+        self.trained.append(trial.key)
+        self.weights[trial.strength] = result.weights
+        if len(self.trained) == self.crash_after:
+            raise Crash
+
+
+def prepared(blobs: Any, **changes: Any) -> runner.Bench:
+    return runner.prepare(StudySpec.parse(FIELDS | changes), blobs, False)
+
+
+def run(bench: runner.Bench, path: Any, watch: Watch | None = None) -> Any:
+    place = RunDirectory(path)
+    with place.locked():
+        return runner.run(bench, place, watch or Watch())
+
+
+def found(bench: runner.Bench, path: Any) -> tuple[pd.DataFrame, bytes]:
+    place = RunDirectory(path)
+    finished = TrialStore(path, None, bench.spec.name).finished()
+    return frame(["none", "L2"], finished, place.test_scores()), place.summary.read_bytes()
+
+
+def search_of(path: Any) -> dict[str, Any]:
+    return json.loads((path / "summary.json").read_text())["search"]
+
+
+@pytest.fixture(scope="module")
+def auto(blobs: Any) -> runner.Bench:
+    return prepared(blobs)
+
+
+@pytest.fixture(scope="module")
+def whole(auto: runner.Bench, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A search that nothing disturbed: its directory and what it trained."""
+    path, watch = tmp_path_factory.mktemp("auto") / "run", Watch()
+    run(auto, path, watch)
+    return path, watch
+
+
+def test_a_search_is_recorded_with_why_it_ended(auto, whole):
+    path, watch = whole
+    search = search_of(path)
+    assert search["strategy"] == "auto"
+    assert search["trials"] == len(watch.trained) == sum(wave["trials"] for wave in search["waves"])
+    assert search["ended"].startswith("L2: ")
+    assert watch.totals[-1] == len(watch.trained)
+    notes = Results.load(path).summary.notes
+    assert any(search["ended"] in note for note in notes)
+    rows = len(auto.loop.task.splits[0].train)
+    curves = RunDirectory(path).curves(list(found(auto, path)[0]["key"]))
+    assert search["row_epochs"] == rows * len(curves)
+
+
+def test_only_cells_with_all_seeds_are_chosen(whole):
+    path, _ = whole
+    chosen = [arm.selection.chosen for arm in Results.load(path).summary.arms]
+    assert all(cell.trials == 2 for cell in chosen)
+
+
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_a_search_killed_after_any_trial_ends_with_the_same_bits(auto, whole, after, tmp_path):
+    path, undisturbed = tmp_path / "run", whole[1]
+    watch = Watch(after)
+    with pytest.raises(Crash):
+        run(auto, path, watch)
+    again = Watch()
+    run(auto, path, again)
+    assert sorted([*watch.trained, *again.trained]) == sorted(undisturbed.trained)
+    table, summary = found(auto, path)
+    pd.testing.assert_frame_equal(table, found(auto, whole[0])[0], check_exact=True)
+    assert summary == found(auto, whole[0])[1]
+
+
+def test_a_finished_search_trains_nothing_again(auto, whole):
+    before, watch = found(auto, whole[0])[1], Watch()
+    run(auto, whole[0], watch)
+    assert watch.trained == []
+    assert found(auto, whole[0])[1] == before
+
+
+def test_a_budget_of_trials_ends_the_search_and_still_gives_an_answer(blobs, tmp_path):
+    bench = prepared(blobs, budget=6)
+    summary = run(bench, tmp_path / "run")
+    search = search_of(tmp_path / "run")
+    assert search["trials"] <= 6
+    assert search["ended"].startswith("The budget of 6 trials does not allow")
+    assert summary.recommended is not None
+
+
+def test_a_budget_that_is_too_small_to_begin_is_refused(blobs):
+    with pytest.raises(SpecError, match="budget = 2 is less than the 5 trials"):
+        prepared(blobs, budget=2)
+
+
+def test_a_budget_of_time_is_kept_over_resumes(blobs, tmp_path, monkeypatch):
+    bench = prepared(blobs, budget="1 h")
+    now = [0.0]
+    monkeypatch.setattr(waves, "now", lambda: now[0])
+
+    class Slow(Watch):
+        def trial(self, trial: Trial, result: Any) -> None:
+            now[0] += 500.0  # seconds
+            super().trial(trial, result)
+
+    with pytest.raises(Crash):
+        run(bench, tmp_path / "run", Slow(5))
+    watch = Slow()
+    run(bench, tmp_path / "run", watch)
+    ended = search_of(tmp_path / "run")["ended"]
+    assert ended == "The budget of 1 h was spent." or "does not allow another look" in ended
+    again = Watch()
+    run(bench, tmp_path / "run", again)
+    assert again.trained == []
+    assert search_of(tmp_path / "run")["ended"] == ended
+
+
+def test_several_random_splits_explore_on_the_first_and_choose_on_the_others(blobs, tmp_path):
+    bench = prepared(blobs, repeats=3, seeds=1, refit=False)
+    summary = run(bench, tmp_path / "run")
+    table = found(bench, tmp_path / "run")[0]
+    assert set(table.loc[table["fold"] == 0, "arm"]) == {"L2"}
+    assert all(cell.trials == 2 for arm in summary.arms for cell in arm.cells)
+    assert set(table.loc[table["arm"] == "none", "fold"]) == {1, 2}
+
+
+PATH = {**L2, "strengths": [1e-3, 1e-2, 0.1]}
+
+
+@pytest.mark.parametrize("loop", ["jax", "keras"])
+def test_a_path_goes_on_from_the_weights_before(blobs, tmp_path, loop):
+    training = {**FIELDS["training"], "epochs": 4, "loop": loop}
+    bench = prepared(blobs, strategy="path", arms=[PATH], seeds=1, training=training)
+    watch = Watch()
+    run(bench, tmp_path / "run", watch)
+    assert found(bench, tmp_path / "run")[0]["epochs"].tolist() == [4, 4, 1, 1]
+    before, after = watch.weights[1e-3], watch.weights[1e-2]
+    # One epoch of two steps from there, by the loop itself.
+    wave = replace(bench.loop.task.wave([]), epochs=1)
+    lane = Trial("L2", 1e-2, 0, -1, "").lane
+    wave = replace(wave, lanes=(lane,), starts={lane: before})
+    (again,) = bench.loop.run([lane], lambda record: None, wave)
+    for mine, theirs in zip(after, again.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    (fresh,) = bench.loop.run([lane], lambda record: None, replace(wave, starts={}))
+    assert any((a != b).any() for a, b in zip(after, fresh.weights, strict=True))
+
+
+def test_rules_with_strengths_of_their_own_are_trained_reported_and_saved(blobs, tmp_path):
+    arm = {
+        "name": "each", "recipe": ["dense_1: kernel = l2(strength)", "head: kernel = l2(strength)"],
+        "strength_per": "rule",
+    }  # fmt: skip
+    bench = prepared(blobs, arms=[arm], seeds=1, budget=13, refit=True)
+    summary = run(bench, tmp_path / "run")
+    table = frame(["none", "each"], TrialStore(tmp_path / "run", None, "study").finished(), {})
+    own = table[table["arm"] == "each"]
+    assert (own["strength_1"] / own["strength_2"] != 1).any()
+    np.testing.assert_allclose(own["strength"] ** 2, own["strength_1"] * own["strength_2"], rtol=5e-3)
+    note = next(note for note in summary.notes if note.startswith("each: each rule has a strength"))
+    chosen = own[own["strength"] == summary.arm("each").selection.strength].iloc[0]
+    rules = Recipe(arm["recipe"]).at(
+        chosen["strength"],
+        (chosen["strength_1"] / chosen["strength"], chosen["strength_2"] / chosen["strength"]),
+    )
+    assert all(str(rule) in note for rule in rules)
