@@ -557,7 +557,7 @@ def explain(run: _Run, as_json: _Json = False) -> None:
     from shrinkage.study.summary import as_json as plain
 
     results = Results.load(run)
-    said = sentences(results.summary, results.evidence, results.refit, results.nested)
+    said = sentences(results.summary, results.evidence, results.refit, results.nested, results.search)
     if as_json:
         _print_json(plain(said))
     else:

@@ -71,7 +71,7 @@ def found(bench: runner.Bench, path: Any) -> tuple[pd.DataFrame, bytes]:
 
 
 def search_of(path: Any) -> dict[str, Any]:
-    return json.loads((path / "summary.json").read_text())["search"]
+    return dict(json.loads((path / "summary.json").read_text())["search"])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from shrinkage.report.after import after
 from shrinkage.report.said import Fact, Said, Text, arm_called, counted, each, listed, named, tell
 from shrinkage.report.won import is_scored, real, won
 from shrinkage.study.evidence import ArmEvidence, Evidence
-from shrinkage.study.final import Nested, Refit
+from shrinkage.study.final import Nested, Refit, Searched
 from shrinkage.study.summary import ArmSummary, Diagnosis, Summary
 
 COMPARED, WON, REAL, STRONG, AFTER, CURVES, ZEROS, UNTESTED = TOPICS = (
@@ -34,7 +34,11 @@ _SPARSE = ("l1", "l1_l2", "group_lasso", "sparse_group_lasso")
 
 
 def explain(
-    summary: Summary, evidence: Evidence, refit: Refit | None = None, nested: Nested | None = None
+    summary: Summary,
+    evidence: Evidence,
+    refit: Refit | None = None,
+    nested: Nested | None = None,
+    search: Searched | None = None,
 ) -> tuple[Said, ...]:
     """Explain a study to people.
 
@@ -42,8 +46,8 @@ def explain(
     ----------
     summary, evidence
         What a run found, and what it looked at.
-    refit, nested
-        What came after the choice, where it was asked for.
+    refit, nested, search
+        What came after the choice and before it, where there is any.
 
     Returns
     -------
@@ -55,7 +59,7 @@ def explain(
         COMPARED: _compared(summary, evidence, facts, seen),
         WON: won(summary, facts),
         REAL: real(summary, facts),
-        STRONG: _strong(summary, facts),
+        STRONG: (*_strong(summary, facts), *_searched(search)),
         AFTER: after(refit, nested),
         CURVES: _curves(facts),
         ZEROS: _zeros(evidence, seen),
@@ -250,6 +254,18 @@ def _shown(found: Diagnosis, fact: Fact) -> Text:
     else:
         why = ", it fits the training rows closer than the best arm, and new rows worse"
     return tell(f"{{fact.status}}{why}", fact=fact)
+
+
+def _searched(search: Searched | None) -> Iterator[Text]:
+    if search is None:
+        return
+    fact = Fact("search", search)
+    looks = [tell("{wave.why} ({n})", wave=w, n=counted(w.trials, "trial")) for w in _items(fact.waves)]
+    yield tell(
+        "The strengths were searched ({fact.strategy}): {looks}. It stopped there: {fact.ended}",
+        fact=fact,
+        looks=listed(looks, ", then "),
+    )
 
 
 # --- exact zeros ----------------------------------------------------------------------------------------

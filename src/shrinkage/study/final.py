@@ -1,7 +1,7 @@
-"""What comes after the choice: the model trained on all rows, and what the procedure gives on unseen data.
+"""What comes before and after the choice: the search, the model trained on all rows, nested resampling.
 
-Facts, no Keras: `shrinkage.study.refit` and `shrinkage.study.nested` find them, and ``summary.json`` holds
-them under ``refit`` and ``nested``, where whatever shows them reads them.
+Facts, no Keras: `shrinkage.study.waves`, `shrinkage.study.refit` and `shrinkage.study.nested` find them, and
+``summary.json`` holds them under ``search``, ``refit`` and ``nested``, where whatever shows them reads them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,50 @@ from typing import Any, Self
 
 from shrinkage.study.stats import Estimate
 from shrinkage.study.summary import from_json
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One wave of a search: what it was for, and how many trials it added."""
+
+    why: str
+    trials: int
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How strengths were searched.
+
+    Attributes
+    ----------
+    strategy
+        As in ``study.toml``.
+    waves
+        What was asked for, in order.
+    trials
+        How many there were in all.
+    row_epochs
+        The work that they took: the rows that each was trained on, times its epochs.
+    ended
+        Why the search ended.
+    """
+
+    strategy: str
+    waves: tuple[Asked, ...]
+    trials: int
+    row_epochs: int
+    ended: str
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self | None:
+        """Return what ``summary.json`` holds, or None.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, or of another shape.
+        """
+        return from_json(cls, stored["search"]) if "search" in stored else None
 
 
 @dataclass(frozen=True)

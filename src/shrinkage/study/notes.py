@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from shrinkage.study.final import Searched
 from shrinkage.study.power import ALPHA
 from shrinkage.study.summary import Measure, Over, Selection, Stability
 from shrinkage.study.words import FEW, count, number, plain
@@ -161,12 +161,10 @@ def study_notes(
     return tuple(notes)
 
 
-def search_notes(strategy: str, found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say how strengths were searched, and why that ended; nothing of a study that names them all."""
-    if strategy in ("grid", "halving"):
-        return ()
-    looks = "; then ".join(f"{wave['why']}, {count(wave['trials'], 'trials')}" for wave in found["waves"])
-    return f"The search ({strategy}) tried {looks}.", f"It stopped: {found['ended']}"
+def search_notes(found: Searched) -> tuple[str, str]:
+    """Say how strengths were searched, and why that ended."""
+    looks = "; then ".join(f"{wave.why}, {count(wave.trials, 'trials')}" for wave in found.waves)
+    return f"The search ({found.strategy}) tried {looks}.", f"It stopped: {found.ended}"
 
 
 def rules_note(arm: str, rules: Sequence[str]) -> str:

@@ -57,7 +57,9 @@ def conclude(
     """
     summary, weights = _compare(bench, directory, finished, scores), search.weights
     found = search.record()
-    summary = replace(summary, notes=(*summary.notes, *notes.search_notes(bench.spec.strategy, found)))
+    if not bench.spec.is_settled:  # a search says itself whether to go on at an end of what it tried
+        arms = tuple(replace(arm, edge_note=None) for arm in summary.arms)
+        summary = replace(summary, arms=arms, notes=(*summary.notes, *notes.search_notes(found)))
     best = {
         arm.arm: _representative(bench, finished, arm.arm, arm.selection.strength)
         for arm in summary.arms
@@ -65,7 +67,7 @@ def conclude(
     }
     own = {arm: _recipe(bench, trial).to_list() for arm, trial in best.items() if trial.ratios}
     summary = replace(summary, notes=(*summary.notes, *(notes.rules_note(*each) for each in own.items())))
-    told = {**summary.to_json(), "search": found}
+    told = {**summary.to_json(), **({} if bench.spec.is_settled else {"search": as_json(found)})}
     if summary.recommended is not None:
         trial = best[summary.recommended.arm]
         again = _refit(bench, directory, finished, trial, say) if bench.spec.refits else None

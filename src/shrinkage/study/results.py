@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import RunError
 from shrinkage.study.evidence import Evidence
-from shrinkage.study.final import Nested, Refit
+from shrinkage.study.final import Nested, Refit, Searched
 from shrinkage.study.provenance import Provenance
 from shrinkage.study.spec import BASELINE
 from shrinkage.study.storage import RunDirectory, TrialStore
@@ -138,7 +138,7 @@ class Results:
         What it found, what it looked at, and where it was made.
     frame
         One row a trial, with its ``key``.
-    refit, nested
+    search, refit, nested
         What came after the choice, where it was asked for.
     """
 
@@ -148,6 +148,7 @@ class Results:
     evidence: Evidence
     provenance: Provenance
     frame: pd.DataFrame
+    search: Searched | None = None
     refit: Refit | None = None
     nested: Nested | None = None
 
@@ -167,7 +168,7 @@ class Results:
             if stored is None or provenance is None or "evidence" not in stored:
                 raise RunError(f"The run in {str(directory)!r} is not finished; {go_on}")
             summary, evidence = Summary.from_json(stored), Evidence.from_json(stored["evidence"])
-            refit, nested = Refit.of(stored), Nested.of(stored)
+            search, refit, nested = Searched.of(stored), Refit.of(stored), Nested.of(stored)
             study = place.spec.read_text(encoding="utf-8")
             spec = tomllib.loads(study)
             scores = place.test_scores()
@@ -178,7 +179,7 @@ class Results:
             raise RunError(f"The run in {str(directory)!r} lacks its trials; {go_on}")
         arms = [arm.arm for arm in summary.arms]
         table = frame(arms, finished, scores)
-        return cls(place.path, study, summary, evidence, provenance, table, refit, nested)
+        return cls(place.path, study, summary, evidence, provenance, table, search, refit, nested)
 
     @cached_property
     def fields(self) -> Mapping[str, Any]:

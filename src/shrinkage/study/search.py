@@ -219,7 +219,7 @@ def _closer(space: Space, arm: Arm, near: Sequence[float], seen: Seen) -> ArmSea
         if best is None:
             return f"{name}: every strength diverged."
         win = _to_win(seen, arm, near, best, units)
-        error = _error(seen[arm.name, best])
+        error = _error(seen, arm, near, best)
         more = space.within(arm, _around(near, best))
         if not more:
             return f"{name}: λ = {number(best)} ends the range that the study names."
@@ -259,10 +259,18 @@ def _best(seen: Seen, arm: Arm, strengths: Sequence[float], units: Sequence[Unit
     return min(found, key=lambda s: (means[s], -s), default=None)
 
 
-def _error(of_cell: Mapping[Unit, float]) -> float:
-    """Return the standard error of a cell's mean, over all units that it was trained on."""
-    values = np.array(list(of_cell.values()))
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+def _error(seen: Seen, arm: Arm, near: Sequence[float], best: float) -> float:
+    """Return the standard error of the best cell's mean, over all units that it was trained on.
+
+    Where that is one unit, it is the largest error of its neighbours; NaN where these have none either.
+    """
+
+    def of(strength: float) -> float:
+        values = np.array(list(seen.get((arm.name, strength), {}).values()))
+        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+    others = [error for s in near if math.isfinite(error := of(s))]
+    return of(best) if math.isfinite(of(best)) else max(others, default=math.nan)
 
 
 def _to_win(seen: Seen, arm: Arm, near: Sequence[float], best: float, units: Sequence[Unit]) -> float:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from shrinkage.errors import ShrinkageError, SpecError, TrainingError
 from shrinkage.study import design
 from shrinkage.study.design import Trial
+from shrinkage.study.final import Asked, Searched
 from shrinkage.study.groups import reason
-from shrinkage.study.search import Asked, Cell, Seen, Step, Unit, strategy
+from shrinkage.study.search import Cell, Seen, Step, Unit, strategy
 from shrinkage.study.spec import seconds
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json
 from shrinkage.study.words import duration
@@ -71,7 +72,7 @@ class Search:
 
     def __init__(self, bench: Bench, directory: RunDirectory, store: TrialStore, observer: Observer) -> None:
         self._bench, self._directory, self._store, self._observer = bench, directory, store, observer
-        self._asked: dict[Asked, Trial] = {}
+        self._asked: dict[tuple[Cell, Unit], Trial] = {}
         self._waves: dict[str, tuple[Step, tuple[Trial, ...]]] = {}  # by key: with whom a trial is trained
         self.log = Log.read(directory)
 
@@ -107,15 +108,15 @@ class Search:
         """Train a finished trial again, to the same bits, and return its weights."""
         return next(self._results((trial,))).weights
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Searched:
         """Return what summary.json holds of the search: nothing that depends on how fast it was."""
-        return {
-            "strategy": self._bench.spec.strategy,
-            "waves": [{"why": why, "trials": trials} for why, trials in self.log.waves],
-            "trials": len(self._waves),
-            "row_epochs": self._row_epochs(),
-            "ended": self.log.ended,
-        }
+        return Searched(
+            strategy=self._bench.spec.strategy,
+            waves=tuple(Asked(*wave) for wave in self.log.waves),
+            trials=len(self._waves),
+            row_epochs=self._row_epochs(),
+            ended=self.log.ended or "",
+        )
 
     def _row_epochs(self) -> int:
         """Return how many rows were trained on, each as often as it was: the work that the search took."""
