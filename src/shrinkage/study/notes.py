@@ -130,7 +130,6 @@ def study_notes(
             else ""
         )
         notes.append(f"Differences are taken on the rows that each fold holds out{at}.")
-        notes.append("All folds share their seeds: an interval covers the choice of rows, not that of seeds.")
     if units == 1:
         notes.append(f"One {over[:-1]}: no interval and no test is possible.")
     elif units < FEW:
