@@ -133,7 +133,7 @@ def study(
 def _open(text: str) -> str:
     """Return a penalty with its strength left open."""
     halves = "(0.5*strength, 0.5*strength)" if text == "l1_l2" else "(strength)"
-    found = text if "strength" in text else f"{text}{halves}"
+    found = text if "(" in text else f"{text}{halves}"
     made = get_penalty(found)
     if made is None or not made.varies:
         raise SpecError(
