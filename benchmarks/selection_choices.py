@@ -2,9 +2,8 @@
 
 ``one-se``: L1 on kernels under ``proximal(adam)``, 13 strengths x 5 folds; the best and the 1-SE strength are
 trained again on all rows from 3 seeds, and scored on test data. ``per-rule``: L2, as many candidates of
-Optuna's sampler for one strength as for one a rule, on 2 random splits; what each chooses is trained again and
-scored alike. A repeat draws 2,000 MNIST images anew; 20 % of the training labels are wrong, where
-regularization matters.
+Optuna's sampler for one strength as for one a rule, on 2 random splits, and then the same. A repeat draws
+2,000 MNIST images anew; 20 % of the training labels are wrong, where regularization matters.
 """
 
 from __future__ import annotations

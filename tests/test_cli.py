@@ -23,12 +23,16 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from shrinkage.cli import _file_name
+from shrinkage.models import mlp
 from shrinkage.report.explain import explain, wrapped
 from shrinkage.study.results import Results
 from shrinkage.study.storage import RunDirectory
 from shrinkage.study.study import Study
+from shrinkage.training.saved import load_model
 
 pytestmark = [
     pytest.mark.jax_only,
@@ -712,6 +716,10 @@ WRONG = {
     "suffix": ("apply m.keras -o w.h5 -r head:kernel=l2(1)", ".keras", "'w.h5'"),
     "absent to apply": ("apply none.keras -o w.keras -r head:kernel=l2(1)", "none.keras"),
     "lambda to apply": ("apply lambda.keras -o w.keras -r head:kernel=l2(1)", "lambda.keras"),
+    "absent to tune": ("tune none.keras --data digits", "no saved model 'none.keras'"),
+    "begun otherwise": ("tune m.keras --data blobs.npz --initial old", "--initial", "fresh or saved"),
+    "penalty to tune": ("tune m.keras --data blobs.npz --penalty l3", "'l3(strength)'", "l1(l1)"),
+    "no time": ("tune m.keras --data blobs.npz --budget soon", "budget", "10 min"),
     "data": ("data show digist", "'digist'", "'digits'"),
     "fetch": ("data fetch digist", "'digist'"),
     "damaged data": ("data show half.keras", "half.keras"),
@@ -724,6 +732,27 @@ def test_what_is_wrong_is_one_sentence_and_writes_nothing(shell, home, case):
     before = sorted(os.listdir(home))
     shell(*line.split(), cwd=home).fails(2, *words)
     assert sorted(os.listdir(home)) == before
+
+
+def test_tune_finds_a_strength_for_a_saved_model_and_a_folder_of_images(shell, home):
+    for i, (image, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
+        if i < 60:
+            folder = home / "pictures" / f"digit {label % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image.reshape(8, 8) * 15).astype("uint8")).save(folder / f"{i}.png")
+    mlp((8, 8, 1), 2, hidden=[4]).save(home / "fresh.keras")
+    ended = shell("tune", "fresh.keras", "--data", "pictures", "--epochs", "2", "-o", "tuned", cwd=home)
+    assert ended.code == 0, ended
+    assert "Lowest mean validation data loss" in ended.out
+    assert "models/best.keras is" in ended.out
+    assert "- It stopped: " in ended.out
+    assert load_model(home / "tuned" / "models" / "best.keras").input_shape == (None, 8, 8, 1)
+    again = shell(
+        "tune", "fresh.keras", "--data", "pictures", "--epochs", "2", "-o", "tuned", "--json", cwd=home
+    )
+    assert json.loads(again.out)["search"]["strategy"] == "auto"
+    explained = shell("explain", "tuned", cwd=home)
+    assert "The strengths were searched (auto): the range" in explained.out.replace("\n", " ")
 
 
 def test_a_place_that_can_not_be_written_is_exit_code_1(shell, home):
