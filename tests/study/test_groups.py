@@ -136,6 +136,7 @@ def test_options_change_the_keys_of_their_own_arms_alone(blobs, bench):
 
 
 @pytest.mark.jax_only
+@pytest.mark.thorough
 def test_every_part_keeps_its_choice_in_the_plan(bench, found):
     plan = json.loads(found[3])
     assert plan.keys() == bench.loop.parts.keys()
@@ -145,6 +146,7 @@ def test_every_part_keeps_its_choice_in_the_plan(bench, found):
 # --- what is trained ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_layer_more_changes_neither_initial_weights_nor_the_order_of_rows(found):
     """A dropout that drops nothing gives the curve of the network without it."""
     _, curves, _, _ = found
@@ -156,6 +158,7 @@ def test_a_layer_more_changes_neither_initial_weights_nor_the_order_of_rows(foun
     assert (np.abs(dropped["val_data_loss"].to_numpy() - baseline["val_data_loss"]) > 1e-4).all()
 
 
+@pytest.mark.thorough
 def test_each_arm_is_trained_as_it_asks(bench, finished, found, blobs):
     rows, curves, _, _ = found
     assert dict(zip(rows["arm"], rows["epochs"], strict=True))["other"] == 3
@@ -202,6 +205,7 @@ def test_killed_at_each_trial_it_ends_with_the_same_bits(bench, found, tmp_path)
     assert (summary, plan) == found[2:]
 
 
+@pytest.mark.thorough
 def test_the_best_model_is_the_arms_own_and_says_how_it_was_trained(blobs, tmp_path):
     # At a rate at which the baseline learns next to nothing.
     arm = {**OTHER, "name": "only", "model_options": {"batch_norm": True}, "learning_rate": 0.05}
@@ -231,6 +235,7 @@ def test_the_best_model_is_the_arms_own_and_says_how_it_was_trained(blobs, tmp_p
     assert "# with weight_decay = 0.1" in paste.python
 
 
+@pytest.mark.thorough
 def test_the_tables_of_a_run_name_the_options(finished, found):
     results = Results.load(finished)
     assert results.evidence.arm("dropout").options == ("dropout = strength",)

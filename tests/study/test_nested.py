@@ -72,6 +72,7 @@ def finished(grouped, compiled_once, tmp_path_factory):
     return path, made, watch
 
 
+@pytest.mark.thorough
 def test_each_part_is_a_study_of_the_others_that_is_scored_on_it(finished, grouped):
     path, made, watch = finished
     splits = outer_splits(made.spec, grouped.y_train, WRITERS)

@@ -86,11 +86,12 @@ def by_hand(bench, arm, strength, epochs, blobs):
         bench.loop.task, splits=(Split(rows, rows[-5:]),), epochs=epochs, early_stopping=None, rungs=()
     )
     lane = Lane(arm, strength, 3)
-    loop = make_loop(task, bench.build_of(arm), [lane], "auto")
+    loop = make_loop(task, bench.build_of(arm, strength)(), [lane], "auto")
     (result,) = loop.run([lane], lambda record: None)
     return result, loop.score(lane, result.weights, blobs.x_test, blobs.y_test)
 
 
+@pytest.mark.thorough
 def test_it_is_the_loops_own_training_on_all_rows(bench, finished, blobs):
     path, summary, watch = finished
     best = summary.recommended
@@ -111,6 +112,7 @@ def test_it_is_the_loops_own_training_on_all_rows(bench, finished, blobs):
     assert "all 90 training rows" in watch.again[0]
 
 
+@pytest.mark.thorough
 def test_best_keras_is_that_model_and_scores_what_is_stored(finished, blobs):
     path, _, _ = finished
     model = keras.saving.load_model(path / "models" / "best.keras")
@@ -122,6 +124,7 @@ def test_best_keras_is_that_model_and_scores_what_is_stored(finished, blobs):
     assert -np.log(p).mean() == pytest.approx(found.test_data_loss, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_it_is_never_trained_twice(bench, finished):
     path, _, _ = finished
     before, weights = stored(path), list((path / "refit").glob("*/models/*.npz"))
@@ -140,6 +143,7 @@ def kept(path):
         return file, {name: found[name].tobytes() for name in found}
 
 
+@pytest.mark.thorough
 def test_kills_change_no_bit_and_what_is_kept_is_not_trained_again(bench, finished, tmp_path, monkeypatch):
     expected, path = finished[0], tmp_path / "run"
     for method, trained in (("write_weights", 1), ("write_test_scores", 1), ("write_pictures", 0)):

@@ -19,6 +19,7 @@ from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, RunError, ShrinkageWarning, SpecError, TrainingError
 from shrinkage.study import runner
 from shrinkage.study.compare import summarise
+from shrinkage.study.outcome import MARGIN
 from shrinkage.study.provenance import Provenance
 from shrinkage.study.results import SIZES, Results, frame
 from shrinkage.study.selection import cells, select
@@ -232,6 +233,7 @@ def test_the_summary_is_what_the_tables_say(bench, finished, expected):
         folds=None,
         one_split=True,
         n_test_over_n_train=None,
+        margin=MARGIN,
     )
     assert again.to_json() == stored
     assert Summary.from_json(stored).to_json() == stored
@@ -642,6 +644,7 @@ def test_more_targets_than_outputs_are_refused(rng):
         runner.prepare(small(), data, False)
 
 
+@pytest.mark.thorough
 def test_one_hot_targets_give_what_their_classes_give(blobs, tmp_path):
     eye = np.eye(3, dtype="float32")
     hot = Data("hot", blobs.x_train, eye[blobs.y_train], blobs.x_test, eye[blobs.y_test])
@@ -670,6 +673,7 @@ def test_early_stopping_keeps_the_best_epoch(blobs, tmp_path):
     assert scored["data_loss"] == pytest.approx(row["val_data_loss"], rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_class_weights_and_an_arms_own_learning_rate_reach_the_training(blobs, tmp_path):
     arms = [{"name": "slow", "recipe": "Dense: kernel = l2(1e-12)", "learning_rate": 1e-4}]
     tables = {}

@@ -157,6 +157,7 @@ def test_a_study_may_run_in_two_directories(blobs, wide, tmp_path):
     assert (stored.data, stored.model) == (str(inputs / "data.npz"), str(inputs / "model.keras"))
 
 
+@pytest.mark.thorough
 def test_a_function_with_options_may_run_in_two_directories(blobs, tmp_path):
     study = study_of(
         lambda shape, classes, units: tiny(shape, classes, units), blobs, model_options={"units": 7}
@@ -313,12 +314,13 @@ def test_fresh_weights_are_not_the_saved_ones_and_differ_by_seed(blobs, wide, tm
         assert np.abs(one - other).max() > 0.01
 
 
+@pytest.mark.thorough
 def test_saved_weights_with_folds_warn_of_leakage(blobs, wide, tmp_path):
     for i, (changes, warned) in enumerate(
         [({"folds": 2, "initial": "saved"}, True), ({"folds": 2}, False), ({"initial": "saved"}, False)]
     ):
         _, watch = trained(study_of(wide, blobs, **changes), tmp_path / str(i))
-        assert any("Careful" in line and "folds" in line for line in watch.lines) == warned
+        assert any("Careful" in line and "splits validate on" in line for line in watch.lines) == warned
 
 
 def test_penalties_of_the_model_itself_do_not_count(blobs, tmp_path):

@@ -107,7 +107,7 @@ def test_only_cells_with_all_seeds_are_chosen(whole):
     assert all(cell.trials == 2 for cell in chosen)
 
 
-@pytest.mark.parametrize("after", [1, 4, 6])
+@pytest.mark.parametrize("after", [6, *(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 4, 9))])
 def test_a_search_killed_after_any_trial_ends_with_the_same_bits(auto, whole, after, tmp_path):
     path, undisturbed = tmp_path / "run", whole[1]
     watch = Watch(after)
@@ -176,7 +176,7 @@ def test_several_random_splits_explore_on_the_first_and_choose_on_the_others(blo
 PATH = {**L2, "strengths": [1e-3, 1e-2, 0.1]}
 
 
-@pytest.mark.parametrize("loop", ["jax", "keras"])
+@pytest.mark.parametrize("loop", ["jax", pytest.param("keras", marks=pytest.mark.thorough)])
 def test_a_path_goes_on_from_the_weights_before(blobs, tmp_path, loop):
     training = {**FIELDS["training"], "epochs": 4, "loop": loop}
     bench = prepared(blobs, strategy="path", arms=[PATH], seeds=1, training=training)
@@ -195,6 +195,7 @@ def test_a_path_goes_on_from_the_weights_before(blobs, tmp_path, loop):
     assert any((a != b).any() for a, b in zip(after, fresh.weights, strict=True))
 
 
+@pytest.mark.thorough
 def test_rules_with_strengths_of_their_own_are_trained_reported_and_saved(blobs, tmp_path):
     arm = {
         "name": "each", "recipe": ["dense_1: kernel = l2(strength)", "head: kernel = l2(strength)"],

@@ -92,6 +92,7 @@ def test_lanes_are_trained_as_by_keras(by_keras):
         np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_lanes_of_one_program_augment_each_for_itself():
     from shrinkage.training.choose import Choice

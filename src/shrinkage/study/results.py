@@ -83,7 +83,7 @@ def stored_trials(directory: str | Path) -> pd.DataFrame:
         arms = sorted(spec["arms"], key=lambda arm: any(map(arm.get, own)))  # the one without any is first
         names = dict.fromkeys([BASELINE, *(arm["name"] for arm in arms)])
         scores = place.test_scores()
-    except (ValueError, KeyError, TypeError) as error:  # of JSON, TOML and text alike
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, TOML and text alike
         raise RunError(f"The run in {str(directory)!r} can't be read: {error}.") from None
     finished = _finished(place, spec)
     if not finished:

@@ -267,7 +267,8 @@ def _error(seen: Seen, arm: Arm, near: Sequence[float], best: float) -> float:
 
     def of(strength: float) -> float:
         values = np.array(list(seen.get((arm.name, strength), {}).values()))
-        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+        known = len(values) > 1 and np.isfinite(values).all()
+        return float(values.std(ddof=1) / math.sqrt(len(values))) if known else math.nan
 
     others = [error for s in near if math.isfinite(error := of(s))]
     return of(best) if math.isfinite(of(best)) else max(others, default=math.nan)
