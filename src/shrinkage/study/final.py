@@ -8,10 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from shrinkage.study.stats import Estimate
 from shrinkage.study.summary import from_json
+
+
+class _Stored:
+    """A record that ``summary.json`` has under a key of its own, if it has one."""
+
+    KEY: ClassVar[str]
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self | None:
+        """Return what ``summary.json`` holds, or None.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, or of another shape.
+        """
+        return from_json(cls, stored[cls.KEY]) if cls.KEY in stored else None
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Searched:
+class Searched(_Stored):
     """How strengths were searched.
 
     Attributes
@@ -40,26 +57,16 @@ class Searched:
         Why the search ended.
     """
 
+    KEY: ClassVar[str] = "search"
     strategy: str
     waves: tuple[Asked, ...]
     trials: int
     row_epochs: int
     ended: str
 
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Self | None:
-        """Return what ``summary.json`` holds, or None.
-
-        Raises
-        ------
-        ValueError
-            If a field is missing, or of another shape.
-        """
-        return from_json(cls, stored["search"]) if "search" in stored else None
-
 
 @dataclass(frozen=True)
-class Refit:
+class Refit(_Stored):
     """One training of an arm at one strength on all training rows.
 
     Attributes
@@ -74,6 +81,7 @@ class Refit:
         On test data, once; NaN where that does not exist.
     """
 
+    KEY: ClassVar[str] = "refit"
     arm: str
     strength: float | None
     seed: int
@@ -82,17 +90,6 @@ class Refit:
     diverged: bool
     test_data_loss: float
     test_accuracy: float
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Self | None:
-        """Return what ``summary.json`` holds, or None.
-
-        Raises
-        ------
-        ValueError
-            If a field is missing, or of another shape.
-        """
-        return from_json(cls, stored["refit"]) if "refit" in stored else None
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Outer:
 
 
 @dataclass(frozen=True)
-class Nested:
+class Nested(_Stored):
     """What a study, its choice included, gives on rows that had no part in it.
 
     Attributes
@@ -128,17 +125,7 @@ class Nested:
         Estimates over the parts that have a score; ``accuracy`` is without values for a regression.
     """
 
+    KEY: ClassVar[str] = "nested"
     outer: tuple[Outer, ...]
     data_loss: Estimate
     accuracy: Estimate
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Self | None:
-        """Return what ``summary.json`` holds, or None.
-
-        Raises
-        ------
-        ValueError
-            If a field is missing, or of another shape.
-        """
-        return from_json(cls, stored["nested"]) if "nested" in stored else None
