@@ -57,6 +57,13 @@ def test_a_study_that_was_not_run_shows_what_it_would_train(shown, blobs):
     assert shown(Study(model, blobs, arms=ARMS)).cells[-1].startswith("mine on blobs: 5 seeds, 20 % held out")
 
 
+def test_of_a_search_the_number_of_trials_is_not_known(shown, blobs):
+    study = Study("shrinkage.models:mlp", blobs, arms=[{"name": "L2", "recipe": "*: kernel = l2(strength)"}])
+    cells = shown(study).cells
+    assert cells[0] == "study: not run yet"
+    assert "searched" in cells
+
+
 def test_a_finished_study_shows_the_table_and_the_headline(shown, stored):
     summary, cells = stored.summary(), shown(stored).cells
     columns = arms_table(summary).columns

@@ -98,17 +98,18 @@ def plan_html(spec: StudySpec, model: str, data: str, finished: Mapping[str, int
     each = len(spec.seeds) * spec.split_count
     trials = {arm.name: len(arm.values()) * each for arm in spec.all_arms}
     total, name = sum(trials.values()), plain(spec.name)
-    if finished is None:
-        done = {}
+    if not spec.is_settled:  # how many trials a search asks for is not known
+        trained = count(0 if finished is None else sum(finished.values()), "trials")
+        title = f"{name}: {'not run yet' if finished is None else f'not finished; {trained} trained'}"
+        shown = {arm: str((finished or {}).get(arm, 0)) for arm in trials}
+    elif finished is None:
         title = f"{name}: not run yet; {count(total, 'trials')} to train"
+        shown = {arm: str(n) for arm, n in trials.items()}
     else:
-        done = {arm: f"{finished.get(arm, 0)} of " for arm in trials}
         title = f"{name}: not finished; {sum(finished.values())} of {count(total, 'trials')} trained"
+        shown = {arm: f"{finished.get(arm, 0)} of {n}" for arm, n in trials.items()}
     head = ("arm", "recipe", "strengths", "trials")
-    rows = [
-        (plain(a.name), _recipe(a), _grid(a), f"{done.get(a.name, '')}{trials[a.name]}")
-        for a in spec.all_arms
-    ]
+    rows = [(plain(a.name), _recipe(a), _grid(a, spec.is_settled), shown[a.name]) for a in spec.all_arms]
     split = count(spec.folds, "folds") if spec.folds else f"{100 * spec.holdout:g} % held out for validation"
     if spec.repeats > 1:
         split += f" × {spec.repeats} repeats"
@@ -124,7 +125,9 @@ def _recipe(arm: Arm) -> str:
     return "\n".join([*arm.recipe, *map(plain, arm.described())]) or "–"
 
 
-def _grid(arm: Arm) -> str:
+def _grid(arm: Arm, is_settled: bool) -> str:
+    if arm.is_searched and not is_settled:
+        return "searched"
     values = [value for value in arm.values() if value is not None]
     if len(values) > _SHOWN:
         return f"{number(values[0])} … {number(values[-1])} ({len(values)})"
