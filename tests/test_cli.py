@@ -734,6 +734,7 @@ def test_what_is_wrong_is_one_sentence_and_writes_nothing(shell, home, case):
     assert sorted(os.listdir(home)) == before
 
 
+@pytest.mark.thorough
 def test_tune_finds_a_strength_for_a_saved_model_and_a_folder_of_images(shell, home):
     for i, (image, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
         if i < 60:

@@ -180,6 +180,7 @@ def test_each_arm_is_trained_as_it_asks(bench, finished, found, blobs):
     assert rows.loc[rows["key"] == trial.key, "test_data_loss"].item() == scored["data_loss"]
 
 
+@pytest.mark.thorough
 def test_an_arm_is_trained_to_the_same_bits_whoever_else_is_in_the_study(found, blobs, tmp_path):
     alone = runner.prepare(spec([OTHER]), blobs, False)
     run(alone, tmp_path / "run")

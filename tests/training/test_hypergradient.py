@@ -139,6 +139,7 @@ def trainer():
 @pytest.mark.parametrize(
     "name", [QUICK, *(pytest.param(n, marks=pytest.mark.thorough) for n in CASES if n != QUICK)]
 )
+@pytest.mark.thorough
 def test_unrolled_steps_are_what_training_again_finds(name, request):
     build, changes = CASES[name]
     the = request.getfixturevalue("trainer") if name == QUICK else Trainer(task(build, **changes))
@@ -155,6 +156,7 @@ def test_unrolled_steps_are_what_training_again_finds(name, request):
     assert trained().gradient == pytest.approx(expected, rel=0.02, abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_it_trains_as_the_loop_does(trainer):
     cell = Cell("a", 0.02, (2.0, 0.5))
     lanes = [cell.lane(seed, 0) for seed in (0, 1)]
@@ -165,6 +167,7 @@ def test_it_trains_as_the_loop_does(trainer):
         assert losses == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_weight_without_gradient_has_a_derivative(trainer):
     """Adam divides by the root of a second moment that is 0 for good: no NaN comes of it."""
     assert not X[:, EMPTY].any()
