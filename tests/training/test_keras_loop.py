@@ -13,7 +13,7 @@ from keras import layers
 from shrinkage.errors import ModelError, StrengthError
 from shrinkage.models import mlp
 from shrinkage.recipe import Recipe
-from shrinkage.training.initial import data_order, initialise, with_fresh_names
+from shrinkage.training.initial import data_order, drawn, initialise, with_fresh_names
 from shrinkage.training.keras_loop import KerasLoop, make_optimizer
 from shrinkage.training.objective import resolve_objective
 from shrinkage.training.task import Lane, Record, Result, Split, Task
@@ -128,12 +128,12 @@ def by_hand(
     first = layers.Dense(6, "relu", kernel_regularizer=kernel, activity_regularizer=activity, name="dense_1")
     head = layers.Dense(3, "softmax", kernel_regularizer=kernel, name="head")
     model = keras.Sequential([keras.Input((5,)), first, head])
-    initialise(model, lane.seed)
+    initialise(model, drawn(lane.seed, lane.split))
     model.compile(optimizer, "sparse_categorical_crossentropy")
     losses = []
     rows = SPLITS[lane.split].train
     for epoch in range(the_task.epochs):
-        order = rows[data_order(lane.seed, epoch, len(rows))]
+        order = rows[data_order(drawn(lane.seed, lane.split), epoch, len(rows))]
         options = {"batch_size": the_task.batch_size, "shuffle": False, "verbose": 0}
         losses += model.fit(X[order], Y[order], **options).history["loss"]
     return model, losses

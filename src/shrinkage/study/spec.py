@@ -399,7 +399,8 @@ class StudySpec(Part):
     def to_toml(self) -> str:
         """Return the text of ``study.toml``; reading it gives an equal spec."""
         fields = self.model_dump(mode="json", exclude_none=True)
-        fields["arms"] = [{k: v for k, v in arm.items() if v != {}} for arm in fields["arms"]]
+        usual: tuple[Any, ...] = ({}, Arm.model_fields["strength_per"].default)
+        fields["arms"] = [{k: v for k, v in arm.items() if v not in usual} for arm in fields["arms"]]
         return tomli_w.dumps(fields)
 
     @classmethod
