@@ -293,6 +293,8 @@ BAD = {
     "budget in words": (top('strategy = "auto"\nbudget = "soon"\n'), "budget", "10 min", "'soon'"),
     "budget of no time": (top('strategy = "auto"\nbudget = "0 s"\n'), "budget", "10 min", "'0 s'"),
     "budget of a grid": (top("budget = 10\n"), "budget goes with a search", 'strategy = "grid"'),
+    "refit of a path": (top('strategy = "path"\nrefit = true\n'), "refit trains afresh", 'strategy = "path"'),
+    "nested path": (top('strategy = "path"\nnested = 3\n'), "nested trains afresh", "another strategy"),
     "tolerance": (top('strategy = "auto"\ntolerance = -1.0\n'), "tolerance must be ≥ 0", "-1"),
     "no margin": (top("margin = 0.0\n"), "margin", "must be > 0", "0.0"),
     "both": (top("validation = 0.2\nfolds = 3\n"), "validation", "folds", "not both"),
@@ -580,3 +582,8 @@ def test_the_study_at_a_cell_has_the_options_of_its_arm():
 def test_arms_without_options_are_stored_without_them():
     (arm,) = tomllib.loads(parsed(HEAD + GOOD).to_toml())["arms"]
     assert arm.keys() == {"name", "recipe", "strengths"}
+
+
+def test_a_path_is_not_trained_again_by_default():
+    several = 'folds = 2\nstrategy = "{}"\n'
+    assert [parsed(top(several.format(name))).refits for name in ("path", "refine")] == [False, True]

@@ -44,7 +44,7 @@ def test_it_returns_the_model_the_strength_and_the_evidence(tuned, arrays):
     assert strength == (evidence.recommended.strength or 0.0)
     charged = shrinkage.describe(model).rows
     penalties = {row.penalty for row in charged if row.target == "kernel"}
-    assert penalties == ({"none"} if not strength else {f"l2({strength})"}) or not strength
+    assert penalties == ({f"l2({strength})"} if strength else set())
     loss = model.evaluate(arrays[2], arrays[3], verbose=0, return_dict=True)["loss"]
     assert np.isfinite(loss)
     assert (run / "models" / "best.keras").exists()

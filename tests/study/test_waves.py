@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shrinkage.data import Data
 from shrinkage.errors import SpecError
 from shrinkage.recipe import Recipe
 from shrinkage.study import runner, waves
 from shrinkage.study.design import Trial
 from shrinkage.study.results import Results, frame
+from shrinkage.study.search import strategy
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
 
@@ -137,6 +139,13 @@ def test_a_budget_of_trials_ends_the_search_and_still_gives_an_answer(blobs, tmp
     assert summary.recommended is not None
 
 
+@pytest.mark.thorough
+def test_a_budget_of_trials_counts_those_that_are_asked_for_again(blobs, tmp_path):
+    for budget in range(5, 17):
+        run(prepared(blobs, budget=budget), tmp_path / str(budget))
+        assert search_of(tmp_path / str(budget))["trials"] <= budget
+
+
 def test_a_budget_that_is_too_small_to_begin_is_refused(blobs):
     with pytest.raises(SpecError, match="budget = 2 is less than the 5 trials"):
         prepared(blobs, budget=2)
@@ -156,6 +165,7 @@ def test_a_budget_of_time_is_kept_over_resumes(blobs, tmp_path, monkeypatch):
         run(bench, tmp_path / "run", Slow(5))
     watch = Slow()
     run(bench, tmp_path / "run", watch)
+    assert not RunDirectory(tmp_path / "run").checkpoints.path.exists()
     ended = search_of(tmp_path / "run")["ended"]
     assert ended == "The budget of 1 h was spent." or "does not allow another look" in ended
     again = Watch()
@@ -214,3 +224,13 @@ def test_rules_with_strengths_of_their_own_are_trained_reported_and_saved(blobs,
         (chosen["strength_1"] / chosen["strength"], chosen["strength_2"] / chosen["strength"]),
     )
     assert all(str(rule) in note for rule in rules)
+
+
+def test_of_a_regression_the_trials_known_beforehand_are_those_that_the_search_begins_with(blobs):
+    rng = np.random.default_rng(0)
+    y = (1000 * rng.normal(size=150)).astype("float32")
+    large = Data("large", blobs.x_train, y[:90], blobs.x_test, y[90:])
+    bench = prepared(large)
+    first = next(strategy(bench.space))
+    assert [(trial.cell, (trial.seed, trial.fold)) for trial in bench.trials] == list(first.asked)
+    assert {strength for (_, strength), _ in first.asked} == {10.0, 100.0, 1e3, 1e4, 1e5}

@@ -277,3 +277,12 @@ def test_half_precision_waits_on_a_rung_too(name, tmp_path):
 def test_keras_alone_needs_no_list_of_lanes_without_rungs():
     the_task = task(rungs=())
     assert len(trained(KerasLoop(the_task), LANES[:2])) == 2
+
+
+def test_each_split_draws_for_itself_and_the_first_as_if_it_were_the_only_one(name):
+    lanes = [Lane("l1", None, 0, split) for split in (0, 1, 2)]
+    same = task(splits=(SPLIT,) * 3, rungs=(), epochs=1)  # three times the same rows
+    found = [bits(result) for result in trained(loop_of(name, same, lanes=lanes), lanes).values()]
+    alone = trained(loop_of(name, task(rungs=(), epochs=1), lanes=lanes[:1]), lanes[:1])
+    assert len(set(map(str, found))) == 3
+    assert str(bits(alone[lanes[0]])) in map(str, found)

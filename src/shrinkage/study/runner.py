@@ -22,7 +22,7 @@ from shrinkage.study.outcome import conclude
 from shrinkage.study.provenance import is_noted, noted
 from shrinkage.study.references import ModelSource
 from shrinkage.study.results import frame
-from shrinkage.study.search import Space
+from shrinkage.study.search import Space, strategy
 from shrinkage.study.sizes import Sizes
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
@@ -117,7 +117,7 @@ class Observers:
 class Bench:
     """What the trials of a study have in common: what trains them, and what to score on.
 
-    ``source``, ``sizes`` and the task of ``loop`` are the baseline's; a cell whose arm has options of its own
+    ``source`` and the task of ``loop`` are the baseline's; a cell whose arm has options of its own
     may have others: see :meth:`task_of` and its like. ``trials`` are those that the search begins with; all
     of them, where it is a grid.
     """
@@ -127,7 +127,6 @@ class Bench:
     source: ModelSource
     objective: Objective
     loop: Loop
-    sizes: Sizes
     facts: Mapping[str, str]
     trials: tuple[Trial, ...]
     space: Space
@@ -158,10 +157,11 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
     if objective.classification and data.classes == 1:
         raise DataError("The targets hold one class only; a classification needs at least 2.")
     facts = {"data": data.fingerprint(), "backend": keras.backend.backend(), **base.facts}
-    trials = design.trials(spec, facts, facts_of=lambda cell: groups.of(cell).facts)
-    check_budget(spec.budget, len(trials))
     space = Space(spec, _scale(objective, data.y_train))
-    return Bench(spec, data, base.source, objective, groups.loop, base.sizes, facts, trials, space, groups)
+    first = next(strategy(space))
+    trials = design.trials(spec, facts, first, facts_of=lambda cell: groups.of(cell).facts)
+    check_budget(spec.budget, len(trials))
+    return Bench(spec, data, base.source, objective, groups.loop, facts, trials, space, groups)
 
 
 def _scale(objective: Objective, y: Any) -> float:

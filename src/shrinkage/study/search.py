@@ -305,8 +305,10 @@ def _round(strength: float) -> float:
     return float(f"{strength:.4g}")
 
 
-def _together(space: Space, searches: dict[str, ArmSearch], first: Step) -> Strategy:
-    """Take the searches of several arms step by step; arms without a strength come with the last look."""
+def _together(
+    space: Space, searches: dict[str, ArmSearch], first: Step, then: str = "a closer look"
+) -> Strategy:
+    """Take the searches of several arms step by step; what needs no search comes once the range is known."""
     waiting = [(cell, unit) for cell in space.fixed for unit in space.choosing]
     looks, reasons = {name: next(search) for name, search in searches.items()}, []
     apart, steps = space.spec.strategy == "auto" and bool(looks), 0
@@ -315,7 +317,7 @@ def _together(space: Space, searches: dict[str, ArmSearch], first: Step) -> Stra
         ratios = {cell: own for look in looks.values() for cell, own in look.ratios.items()}
         if not (apart and steps == 0):
             asked, waiting = [*waiting, *asked], []
-        step = replace(first, asked=tuple(asked)) if not steps else Step("a closer look", tuple(asked))
+        step = replace(first, asked=tuple(asked)) if not steps else Step(then, tuple(asked))
         seen = yield replace(step, ratios=ratios)
         steps += 1
         for name in list(looks):
@@ -361,7 +363,7 @@ _CANDIDATES = 20  # for each strength of an arm, where no budget says how many
 def _bayes(space: Space) -> Strategy:
     """Ask Optuna's tree-structured Parzen estimator for candidates, some at a time."""
     searches = {arm.name: _sampled(space, arm) for arm in space.open}
-    return (yield from _together(space, searches, Step("the first candidates", ())))
+    return (yield from _together(space, searches, Step("the first candidates", ()), "more candidates"))
 
 
 def _sampled(space: Space, arm: Arm) -> ArmSearch:

@@ -224,7 +224,7 @@ class StudySpec(Part):
         Whether each class has its share in every part, where it has enough rows.
     refit
         Whether the recommended arm is trained again on all training rows; by default where there are several
-        splits.
+        splits, but not along a path.
     nested
         Parts of the training rows on each of which the whole procedure is scored, having seen the others.
     margin
@@ -305,6 +305,9 @@ class StudySpec(Part):
             raise ValueError(f'arm {per_rule!r} has a strength for each rule: write strategy = "bayes"')
         if unnamed is not None and self.is_settled:
             raise ValueError(f"arm {unnamed!r} leaves its strength open; give it strengths")
+        if self.strategy == "path" and (self.refit or self.nested):
+            asked = "refit" if self.refit else "nested"
+            raise ValueError(f'{asked} trains afresh, and strategy = "path" does not: take another strategy')
         if self.is_settled and self.budget is not None:
             raise ValueError(
                 f'budget goes with a search, and strategy = "{self.strategy}" trains what it names'
@@ -360,7 +363,8 @@ class StudySpec(Part):
     @property
     def refits(self) -> bool:
         """Whether the recommended arm is trained again, on all training rows."""
-        return self.split_count > 1 if self.refit is None else self.refit
+        # The end of a path can't be trained afresh: its epochs are those of the last stretch.
+        return self.split_count > 1 and self.strategy != "path" if self.refit is None else self.refit
 
     @property
     def all_arms(self) -> tuple[Arm, ...]:

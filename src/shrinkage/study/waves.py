@@ -96,6 +96,7 @@ class Search:
             if not was_last:  # what the last wave left undone when the budget was spent stays undone
                 self._note(clock)
                 cut = yield from self._trained(wave, clock)
+                self._directory.checkpoints.clear()
             try:
                 step = steps.send(self._seen())
                 ended = before.ended if was_last else cut or self._over_budget(step, clock)
@@ -128,13 +129,17 @@ class Search:
 
     def _plan(self, step: Step) -> tuple[Trial, ...]:
         """Return the trials of a step that no earlier one has brought to their end."""
-        found = self._store.finished()
-        ended = {asked for asked, t in self._asked.items() if _is_over(found.get(t.key))}
-        new = replace(step, asked=tuple(asked for asked in dict.fromkeys(step.asked) if asked not in ended))
+        new = self._new(step)
         wave = design.trials(self._bench.spec, self._bench.facts, new, self._asked, self._bench.facts_of)
         self._asked |= dict(zip(new.asked, wave, strict=True))
         self._waves |= {trial.key: (new, wave) for trial in wave}
         return wave
+
+    def _new(self, step: Step) -> Step:
+        """Return a step less what was asked for before and has come to its end; what was stopped has not."""
+        found = self._store.finished()
+        ended = {asked for asked, t in self._asked.items() if _is_over(found.get(t.key))}
+        return replace(step, asked=tuple(asked for asked in dict.fromkeys(step.asked) if asked not in ended))
 
     def _trained(self, wave: Sequence[Trial], clock: _Clock) -> Generator[tuple[Trial, Result], None, str]:
         """Train the rest of a wave; return why it was cut short, if it was."""
@@ -145,7 +150,6 @@ class Search:
             clock.worked += len(result.records)
             if clock.is_spent and len(self.log.waves) > 1:  # the first look is always finished
                 return f"The budget of {self._bench.spec.budget} was spent."
-        self._directory.checkpoints.clear()
         return ""
 
     def _results(self, todo: Sequence[Trial]) -> Iterator[Result]:
@@ -183,7 +187,7 @@ class Search:
     def _over_budget(self, step: Step, clock: _Clock) -> str:
         """Return why a step can't be afforded, or nothing."""
         spec = self._bench.spec
-        more = sum(asked not in self._asked for asked in step.asked)
+        more = len(self._new(step).asked)
         if isinstance(spec.budget, int) and len(self._waves) + more > spec.budget:
             return f"The budget of {spec.budget} trials does not allow the {more} of another look."
         needed = clock.needed(more * (step.epochs or spec.training.epochs))
