@@ -139,13 +139,6 @@ def test_a_budget_of_trials_ends_the_search_and_still_gives_an_answer(blobs, tmp
     assert summary.recommended is not None
 
 
-@pytest.mark.thorough
-def test_a_budget_of_trials_counts_those_that_are_asked_for_again(blobs, tmp_path):
-    for budget in range(5, 17):
-        run(prepared(blobs, budget=budget), tmp_path / str(budget))
-        assert search_of(tmp_path / str(budget))["trials"] <= budget
-
-
 def test_a_budget_that_is_too_small_to_begin_is_refused(blobs):
     with pytest.raises(SpecError, match="budget = 2 is less than the 5 trials"):
         prepared(blobs, budget=2)
