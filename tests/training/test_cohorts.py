@@ -57,14 +57,6 @@ def test_padding_is_less_than_a_cohort_a_row(size, most, mix):
     assert columns * len(found[0].cells) - cells < columns
 
 
-@given(grids, st.integers(1, 20), st.booleans())
-def test_whole_cohorts_are_all_of_one_size_whatever_lanes_there_are(size, most, mix):
-    lanes = grid(*size)
-    found = cohorts(lanes, most, mix, whole=True)
-    assert {(len(c.seeds), len(c.cells)) for c in found} == {(1, most)}
-    assert sorted(map(str, lanes)) == sorted(str(lane) for cohort in found for lane in cohort.lanes)
-
-
 def test_the_order_is_the_studys():
     (first, second) = cohorts(grid(4, 1, 1), 2, False)
     assert [lane.strength for lane in (*first.lanes, *second.lanes)] == [0.0, 1.0, 2.0, 3.0]

@@ -27,8 +27,6 @@ from shrinkage.training.objective import Objective, resolve_objective
 from shrinkage.training.smoothing import smoothed
 from shrinkage.training.task import Lane, Loop, Split, Task
 
-_BLOCK = 2  # lanes of a program for each arm that is searched, which asks for three to five at a time
-
 
 @dataclass(frozen=True)
 class Group:
@@ -148,9 +146,7 @@ class Groups:
                 weights=design.row_weights(own, data.y_train, data.classes),
             )
             self._splits = task.splits
-            searched = sum(arm.is_searched for arm in arms)
-            block = None if self.spec.is_settled else _BLOCK * max(1, searched)
-            loop = make_loop(task, model, lanes, training.loop, block)
+            loop = make_loop(task, model, lanes, training.loop, alone=not self.spec.is_settled)
         return Group(own, source, task, loop, Sizes(source.build))
 
 

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from shrinkage.study import design
 from shrinkage.study.design import Trial
 from shrinkage.study.final import Refit
-from shrinkage.study.storage import RunDirectory, write_json
+from shrinkage.study.storage import RunDirectory
 from shrinkage.study.words import at_strength, count
-from shrinkage.training.choose import make_loop
-from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.task import Loop, Split
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 Weights = tuple[NDArray[Any], ...]
 
-_WATCHED = 32  # rows that are evaluated after each epoch, by which a diverged training is known
+_WATCHED = 100  # rows that are evaluated after each epoch, by which a diverged training is known
 
 
 @dataclass(frozen=True)
@@ -121,12 +119,8 @@ def _loop(bench: Bench, place: RunDirectory, trial: Trial, epochs: int) -> Loop:
         early_stopping=None,
         rungs=(),
     )
-    loop = make_loop(
-        task, with_fresh_names(bench.build_of(*trial.cell)), [trial.lane], bench.spec.training.loop
-    )
-    loop.decide(
-        place.read_json(place.plan), lambda plan, line: write_json(place.plan, plan), place.checkpoints
-    )
+    loop = bench.loop_of(*trial.cell).with_task(task, [trial.lane])
+    loop.decide(None, lambda plan, line: None, place.checkpoints)  # the study's own decision holds
     return loop
 
 

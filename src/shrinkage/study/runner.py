@@ -136,6 +136,10 @@ class Bench:
         """Return how the trials of a cell are trained."""
         return self.groups.of((arm, strength)).task
 
+    def loop_of(self, arm: str, strength: float | None) -> Loop:
+        """Return what trains the trials of a cell."""
+        return self.groups.of((arm, strength)).loop
+
     def build_of(self, arm: str, strength: float | None) -> Callable[[], Any]:
         """Return what builds the model of a cell."""
         return self.groups.of((arm, strength)).source.build

@@ -68,24 +68,20 @@ class Choice:
         Whether lanes of several seeds share a program also where those of one fill half of it.
     lowering
         How the step is compiled.
-    whole
-        Whether every program trains so many lanes, of one seed, some twice where there are fewer.
     """
 
     lanes: int
     mix_seeds: bool = False
     lowering: Lowering = field(default_factory=Lowering)
-    whole: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the choice as a run directory stores it."""
-        return {name: value for name, value in asdict(self).items() if name != "whole" or value}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Choice:
         """Return a stored choice."""
-        lowering = Lowering(**stored["lowering"])
-        return cls(stored["lanes"], stored["mix_seeds"], lowering, stored.get("whole", False))
+        return cls(stored["lanes"], stored["mix_seeds"], Lowering(**stored["lowering"]))
 
     def __str__(self) -> str:
         lanes = "one trial at a time" if self.lanes == 1 else f"up to {self.lanes} trials at once"
@@ -115,8 +111,9 @@ def refusal(model: Any) -> str | None:
 
 
 def first_choice(
-    task: Task, lanes: Sequence[Lane], model: Any, costly: int, held: int, room: int, on_cpu: bool
-) -> Choice:
+    task: Task, lanes: Sequence[Lane], model: Any, costly: int, held: int, room: int, on_cpu: bool,
+    alone: bool = False,
+) -> Choice:  # fmt: skip
     """Return what is fastest as a rule.
 
     On a processor: as many lanes as its caches hold, and those of one seed, which read the same rows. On an
@@ -128,20 +125,22 @@ def first_choice(
         Convolutions and poolings in the forward pass, and the bytes that one lane's step takes.
     room
         Bytes of memory that the lanes of one program may take.
+    alone
+        Whether a program trains one lane on a processor; see `JaxLoop`.
     """
     if not on_cpu:
         return Choice(max(1, min(len(lanes), room // (4 * held))), mix_seeds=True, lowering=Lowering())
-    most = max(1, min(_MOST, _NEAR // held, room // (4 * held)))
+    most = 1 if alone else max(1, min(_MOST, _NEAR // held, room // (4 * held)))
     size = task.batch_size
     micro = next((m for m in range(_MICRO, 7, -1) if size % m == 0), 0) if size > 2 * _MICRO else 0
     cut = micro if costly and can_be_cut(task, model) else 0
     return Choice(most, lowering=Lowering(micro=cut, emitters=not costly))
 
 
-def alternatives(first: Choice, lanes: Sequence[Lane], costly: int) -> list[Choice]:
+def alternatives(first: Choice, lanes: Sequence[Lane], costly: int, alone: bool = False) -> list[Choice]:
     """Return the other ways to run lanes that are worth a try."""
     many = min(_MOST, len({lane.cell for lane in lanes}))
-    counts = dict.fromkeys((first.lanes,) if first.whole else (first.lanes, 1, many))
+    counts = dict.fromkeys((first.lanes,) if alone else (first.lanes, 1, many))
     lowerings = [first.lowering]
     if costly:
         lowerings.append(Lowering(rewritten=False))
@@ -170,10 +169,8 @@ def can_be_cut(task: Task, model: Any) -> bool:
     )
 
 
-def make_loop(
-    task: Task, model: Any, lanes: Sequence[Lane], name: LoopName, block: int | None = None
-) -> Loop:
-    """Return the loop that trains the lanes of a task, whose model is ``model``; see `JaxLoop` for ``block``.
+def make_loop(task: Task, model: Any, lanes: Sequence[Lane], name: LoopName, alone: bool = False) -> Loop:
+    """Return the loop that trains the lanes of a task, whose model is ``model``; see `JaxLoop` for ``alone``.
 
     Raises
     ------
@@ -184,7 +181,7 @@ def make_loop(
     if why is None:
         from shrinkage.training.jax_loop import JaxLoop
 
-        return JaxLoop(task, lanes, block=block)
+        return JaxLoop(task, lanes, alone=alone)
     if name == "jax":
         raise TrainingError(f'loop = "jax" can\'t train this study: {why}. Write loop = "auto".')
     return KerasLoop(task, lanes, why)

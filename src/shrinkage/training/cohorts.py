@@ -39,7 +39,7 @@ class Cohort:
         return len(self.seeds) * len(self.cells)
 
 
-def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool, whole: bool = False) -> tuple[Cohort, ...]:
+def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool) -> tuple[Cohort, ...]:
     """Return the cohorts of a study, each of at most ``most`` lanes and all of one size.
 
     Parameters
@@ -52,15 +52,13 @@ def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool, whole: bool = Fal
         Whether lanes of different seeds share a cohort although one seed's would fill half of it. Lanes of
         one seed read the same rows at each step, which is faster on a processor; more lanes fill an
         accelerator.
-    whole
-        Whether every cohort is as large as ``most``, of one seed, whatever lanes there are.
     """
     asked = tuple(dict.fromkeys(lanes))
     wanted = set(asked)
     cells = tuple(dict.fromkeys(lane.cell for lane in asked))
     seeds = tuple(dict.fromkeys(lane.seed for lane in asked))
     splits = tuple(dict.fromkeys(lane.split for lane in asked))
-    columns = _even(cells, most, most if whole else 1)
+    columns = _even(cells, most)
     room = max(1, most // len(columns[0]))
     rows = _even(seeds, room if mix_seeds or 2 * len(cells) <= most else 1)
     found = []
@@ -74,9 +72,9 @@ def cohorts(lanes: Iterable[Lane], most: int, mix_seeds: bool, whole: bool = Fal
     return tuple(found)
 
 
-def _even(items: Sequence[_T], most: int, least: int = 1) -> list[tuple[_T, ...]]:
+def _even(items: Sequence[_T], most: int) -> list[tuple[_T, ...]]:
     """Cut ``items`` into as few equally long parts as possible; the last is padded with its last item."""
     parts = math.ceil(len(items) / max(1, most))
-    length = max(least, math.ceil(len(items) / parts))
+    length = math.ceil(len(items) / parts)
     cut = [tuple(items[i : i + length]) for i in range(0, len(items), length)]
     return [part + (part[-1],) * (length - len(part)) for part in cut]

@@ -27,7 +27,7 @@ from shrinkage.training.jax_lanes import Lanes, Rows, State
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
 from shrinkage.training.task import Keep, Lane, Record, Result, Task, Wave
 
-_EVALUATION_BATCH = 128
+_EVALUATION_BATCH = 100  # divides the round numbers that splits often have: a rest is one more program
 _CALL = 1.0  # seconds of work in one call of a program
 _CHECKPOINT = 60.0  # seconds between checkpoints of a cohort
 _PIECE = 64 * 2**20  # bytes of rows on the device at a time, where not all of them fit
@@ -48,16 +48,17 @@ class JaxLoop:
         All lanes of the study, finished ones included: they decide who shares a program.
     choice
         How they are run; None decides when :meth:`decide` is called.
-    block
-        How many lanes every program trains on a processor, at the most; None for as many as are fastest.
-        Where lanes come in waves of many sizes, one small program is compiled sooner than many larger ones.
+    alone
+        Whether a program trains one lane on a processor, not as many as are fastest. Where lanes come in
+        waves of many sizes, one small program is compiled sooner than several larger ones, and but for the
+        smallest networks it is as fast.
     """
 
     def __init__(
-        self, task: Task, lanes: Sequence[Lane], choice: Choice | None = None, block: int | None = None
+        self, task: Task, lanes: Sequence[Lane], choice: Choice | None = None, alone: bool = False
     ) -> None:
         self.task, self.lanes = task, tuple(lanes)
-        self._choice, self._block = choice, block
+        self._choice, self._alone = choice, alone
         self._keep: Keep = lambda stored, line: None
         self._shelf: Shelf = Memory()
         self._made: dict[Lowering, Lanes] = {}
@@ -98,7 +99,7 @@ class JaxLoop:
 
     def cohorts(self, lanes: Sequence[Lane]) -> Sequence[Cohort]:
         """Return which of ``lanes`` are trained together."""
-        return cohorts(lanes, self.choice.lanes, self.choice.mix_seeds, self.choice.whole)
+        return cohorts(lanes, self.choice.lanes, self.choice.mix_seeds)
 
     def _halve(self, error: Exception) -> None:
         """Go on with half as many lanes a program, if it was memory that was short."""
@@ -119,6 +120,12 @@ class JaxLoop:
         rows = Rows(jnp.asarray(x), jnp.asarray(y))
         found = self._evaluate(state, charged, np.arange(len(x)), (1, 1), rows)
         return {name: float(value[0, 0]) for name, value in found.items()}
+
+    def with_task(self, task: Task, lanes: Sequence[Lane]) -> JaxLoop:
+        """Return a loop for other splits, epochs and stops, which runs the same programs."""
+        loop = JaxLoop(task, lanes, self.choice)
+        loop._made, loop._pace, loop._here = self._made, self._pace, self.resident()
+        return loop
 
     def _programs(self) -> Lanes:
         return self._lowered(self.choice.lowering)
@@ -210,11 +217,13 @@ class JaxLoop:
     ) -> Iterator[tuple[Rows, NDArray[Any], int]]:
         """Yield rows on the device, the order of batches in them, and how many batches that are.
 
-        All at once where they fit; else piece by piece, in pieces of one shape.
+        All at once where they fit; else piece by piece, in pieces of one shape. Either way the order is as
+        long as it can be, so that one program serves splits of several sizes.
         """
         rows = self.resident() if here is None else here
+        steps = order.shape[-2]
         if rows is not None:
-            yield rows, order, order.shape[-2]
+            yield rows, _longer(order, max(steps, len(rows.y) // order.shape[-1])), steps
             return
         one = self.task.batch(order.reshape(-1)[:1])
         step = order.size // order.shape[-2] * sum(a.nbytes for a in one)
@@ -222,9 +231,7 @@ class JaxLoop:
         for start in range(0, order.shape[-2], size):
             part = order[..., start : start + size, :]
             steps = part.shape[-2]
-            edges = [(0, 0)] * part.ndim
-            edges[-2] = (0, size - steps)
-            part = np.pad(part, edges, mode="edge")
+            part = _longer(part, size)
             local = np.arange(part.size, dtype=np.int32).reshape(part.shape)
             yield Rows(*map(jnp.asarray, self.task.batch(part.reshape(-1)))), local, steps
 
@@ -244,20 +251,18 @@ class JaxLoop:
         costly, held = self._lowered(Lowering()).traced()
         on_cpu = jax.devices()[0].platform == "cpu"
         first = first_choice(
-            task, self.lanes, self._lowered(Lowering()).model, costly, held, memory(), on_cpu
+            task, self.lanes, self._lowered(Lowering()).model, costly, held, memory(), on_cpu, self._alone
         )
-        if on_cpu and self._block is not None:
-            first = replace(first, lanes=min(first.lanes, self._block), whole=True)
         steps = task.epochs * -(-len(task.splits[0].train) // task.batch_size) * len(self.lanes)
         times = {first: self._timed(first)}
         if times[first] * steps > _WORTH:
-            for other in alternatives(first, self.lanes, costly):
+            for other in alternatives(first, self.lanes, costly, self._alone and on_cpu):
                 times[other] = self._timed(other)
         return min(times, key=lambda choice: times[choice])
 
     def _timed(self, choice: Choice) -> float:
         """Return the seconds of one step of one lane, its compilation apart."""
-        cohort = cohorts(self.lanes, choice.lanes, choice.mix_seeds, choice.whole)[0]
+        cohort = cohorts(self.lanes, choice.lanes, choice.mix_seeds)[0]
         programs = self._lowered(choice.lowering)
         state = jax.device_put(programs.initial(cohort.seeds, cohort.cells))
         charged = jax.device_put(programs.coefficients(cohort.cells))
@@ -277,6 +282,13 @@ def memory() -> int:
     device = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     whole = device or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(_SHARE * whole)
+
+
+def _longer(order: NDArray[Any], batches: int) -> NDArray[Any]:
+    """Return an order of so many batches, the last one repeated."""
+    edges = [(0, 0)] * order.ndim
+    edges[-2] = (0, batches - order.shape[-2])
+    return np.pad(order, edges, mode="edge")
 
 
 def cut(order: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:

@@ -124,6 +124,12 @@ class KerasLoop:
         model = self.model(lane, weights)
         return _evaluate(model, x, y)
 
+    def with_task(self, task: Task, lanes: Sequence[Lane]) -> KerasLoop:
+        """Return a loop for other splits, epochs and stops, which trains with the same models."""
+        loop = KerasLoop(task, lanes, self._why)
+        loop._compiled = self._compiled
+        return loop
+
     def model(self, lane: Lane, weights: Sequence[NDArray[Any]]) -> Any:
         """Return the arm's model at the lane's strength, with these weights."""
         compiled = self._arm(lane)

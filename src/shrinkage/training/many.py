@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from shrinkage.training.task import Keep, Lane, Loop, Record, Result, Wave
+from shrinkage.training.task import Keep, Lane, Loop, Record, Result, Task, Wave
 
 
 class ManyLoops:
@@ -60,6 +60,11 @@ class ManyLoops:
     def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
         """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
         return self.parts[self._part_of((lane.arm, lane.strength))].score(lane, weights, x, y)
+
+    def with_task(self, task: Task, lanes: Sequence[Lane]) -> Loop:
+        """Return a loop of the part that trains these lanes, which are all of one; see `Loop.with_task`."""
+        (name,) = {self._part_of((lane.arm, lane.strength)) for lane in lanes}
+        return self.parts[name].with_task(task, lanes)
 
     def _own(self, lanes: Sequence[Lane], name: str) -> tuple[Lane, ...]:
         return tuple(lane for lane in lanes if self._part_of((lane.arm, lane.strength)) == name)

@@ -216,3 +216,10 @@ class Loop(Protocol):
     def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
         """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
         ...
+
+    def with_task(self, task: Task, lanes: Sequence[Lane]) -> Loop:
+        """Return a loop for other splits, epochs and stops; what is decided and compiled is shared.
+
+        ``task`` differs from this loop's in nothing else.
+        """
+        ...
