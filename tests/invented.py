@@ -14,8 +14,10 @@ import tomli_w
 
 from shrinkage.study.compare import summarise
 from shrinkage.study.evidence import ArmEvidence, Charged, DataFacts, Evidence, LayerWeights, Mistake, Node
+from shrinkage.study.final import Asked, Nested, Outer, Refit, Searched
 from shrinkage.study.provenance import Provenance
 from shrinkage.study.results import SIZES, Results
+from shrinkage.study.stats import estimate
 from shrinkage.study.summary import Summary
 
 CLASSES = 4
@@ -59,6 +61,7 @@ def results(
     epochs: int = 3,
     smaller: bool = True,
     failed: bool = False,
+    resampled: bool = False,
 ) -> Results:
     """Return what a run would have stored.
 
@@ -72,6 +75,8 @@ def results(
         Some weights are exactly zero, and compaction would leave less.
     failed
         One trial diverged, and the trials of one strength were stopped.
+    resampled
+        Strengths were searched, the best was trained again, and resampling was nested.
     """
     words = words or Words()
     rng = np.random.default_rng(0)
@@ -94,6 +99,7 @@ def results(
         evidence=_evidence(words, summary, rng),
         provenance=_provenance(words),
         frame=frame,
+        **(_resampled(words, summary) if resampled else {}),
     )
     # In the place of what would be read from the directory.
     vars(found)["curves"] = curves
@@ -162,6 +168,21 @@ def _study(words: Words, names: dict[str, Any]) -> str:
     arms = [{"name": name, "strengths": grid.tolist()} for name, grid in names.items()]
     comment = "".join(c if c.isprintable() else " " for c in words.comment)  # no other may be in one
     return f"# {comment}\n{tomli_w.dumps({'name': words.study, 'data': words.data, 'arms': arms})}"
+
+
+def _resampled(words: Words, summary: Summary) -> dict[str, Any]:
+    best = summary.recommended
+    assert best is not None
+    refit = Refit(best.arm, best.strength, 0, 100, 7, False, 0.3, 0.9)
+    other = replace(refit, arm=f"{words.arm} 1", strength=1e-5, rows=66, test_data_loss=0.4)
+    outer = (Outer(0, 66, 34, refit), Outer(1, 67, 33, other), Outer(2, 67, 33, None))
+    return {
+        "search": Searched(
+            "auto", (Asked(words.note, 5), Asked("a closer look", 3)), 8, 900, f"{words.note}."
+        ),
+        "refit": refit,
+        "nested": Nested(outer, estimate([0.3, 0.4]), estimate([0.9, 0.9])),
+    }
 
 
 # --- what was looked at ---------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def page(trained: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def several(trained: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of two runs side by side."""
-    other = invented.results(failed=True)
+    other = invented.results(failed=True, resampled=True)
     return html.write([trained, other], tmp_path_factory.mktemp("pages") / "report.html")
 
 

@@ -84,7 +84,7 @@ def page(words):
 
 
 def small(words):
-    return results(words, arms=1, strengths=2, seeds=1, epochs=2)
+    return results(words, arms=1, strengths=2, seeds=1, epochs=2, resampled=True)
 
 
 def shape(browser, text):

@@ -12,8 +12,10 @@ import pytest
 import tomli_w
 
 from invented import results
+from shrinkage.report.explain import explain
 from shrinkage.report.facts import facts
 from shrinkage.report.svg import Chart, Scale, shape, spanning
+from shrinkage.study.words import at_strength
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["sound", "failed"])
@@ -91,6 +93,19 @@ def test_shares_of_layers_add_up(run):
     for arm in {row.arm for row in shown.layers}:
         shares = [row.share for row in shown.layers if row.arm == arm and math.isfinite(row.share)]
         assert not shares or sum(shares) == pytest.approx(1)
+
+
+def test_what_came_before_and_after_the_choice_is_told_as_elsewhere():
+    found = results(resampled=True)
+    shown, plain = facts(found), facts(results())
+    told = explain(found.summary, found.evidence, found.refit, found.nested, found.search)
+    assert (len(shown.searched), len(shown.after)) == (1, 2)
+    assert {*shown.searched, *shown.after} <= {each.sentence for each in told}
+    assert (plain.searched, plain.after, plain.outer) == ((), (), ())
+    assert [row.test for row in shown.outer] == [34, 33, 33]
+    assert [row.choice for row in shown.outer] == [
+        at_strength(o.refit.arm, o.refit.strength) if o.refit else "" for o in found.nested.outer
+    ]
 
 
 def test_a_password_stays_at_home():

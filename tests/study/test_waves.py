@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from shrinkage.data import Data
-from shrinkage.errors import SpecError
+from shrinkage.errors import RunError, SpecError
 from shrinkage.recipe import Recipe
 from shrinkage.study import runner, waves
 from shrinkage.study.design import Trial
@@ -130,13 +130,21 @@ def test_a_finished_search_trains_nothing_again(auto, whole):
     assert found(auto, whole[0])[1] == before
 
 
-def test_a_budget_of_trials_ends_the_search_and_still_gives_an_answer(blobs, tmp_path):
-    bench = prepared(blobs, budget=6)
-    summary = run(bench, tmp_path / "run")
-    search = search_of(tmp_path / "run")
-    assert search["trials"] <= 6
+def test_a_budget_of_trials_ends_the_search_and_still_gives_an_answer(auto, whole, blobs, tmp_path):
+    bench, path, watch = prepared(blobs, budget=6), tmp_path / "run", Watch()
+    summary = run(bench, path, watch)
+    search = search_of(path)
+    assert search["trials"] == len(watch.trained) <= 6
     assert search["ended"].startswith("The budget of 6 trials does not allow")
     assert summary.recommended is not None
+    # Without it the search goes on where it stood, and comes to what it would have come to.
+    more = Watch()
+    found = run(auto, path, more)
+    assert sorted([*watch.trained, *more.trained]) == sorted(whole[1].trained)
+    assert found.recommended == Results.load(whole[0]).summary.recommended
+    assert search_of(path) == search_of(whole[0])
+    with pytest.raises(RunError, match="seeds"):
+        run(prepared(blobs, seeds=3), path)
 
 
 def test_a_budget_that_is_too_small_to_begin_is_refused(blobs):

@@ -1,11 +1,33 @@
-"""What came after the choice, in a sentence each: the model trained on all rows, and nested resampling."""
+"""What came before and after the choice, in a sentence each: search, refit, nested resampling."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from shrinkage.report.said import Fact, Text, counted, listed, tell
-from shrinkage.study.final import Nested, Refit
+from shrinkage.study.final import Nested, Refit, Searched
+
+
+def before(search: Searched | None) -> Iterator[Text]:
+    """Say which strengths a search looked at, and why it stopped.
+
+    Examples
+    --------
+    >>> from shrinkage.study.final import Asked
+    >>> (said,) = before(Searched("auto", (Asked("the range", 6),), 6, 900, "λ = 0.1 is known."))
+    >>> said.words
+    'The strengths were searched (auto): the range (6 trials). It stopped there: λ = 0.1 is known.'
+    """
+    if search is None:
+        return
+    fact = Fact("search", search)
+    waves = [fact.waves[i] for i in range(len(search.waves))]
+    looks = [tell("{wave.why} ({n})", wave=wave, n=counted(wave.trials, "trial")) for wave in waves]
+    yield tell(
+        "The strengths were searched ({fact.strategy}): {looks}. It stopped there: {fact.ended}",
+        fact=fact,
+        looks=listed(looks, ", then "),
+    )
 
 
 def after(refit: Refit | None, nested: Nested | None) -> Iterator[Text]:

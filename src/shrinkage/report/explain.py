@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from shrinkage.report.after import after
+from shrinkage.report.after import after, before
 from shrinkage.report.said import Fact, Said, Text, arm_called, counted, each, listed, named, tell
 from shrinkage.report.won import is_scored, real, won
 from shrinkage.study.evidence import ArmEvidence, Evidence
@@ -59,7 +59,7 @@ def explain(
         COMPARED: _compared(summary, evidence, facts, seen),
         WON: won(summary, facts),
         REAL: real(summary, facts),
-        STRONG: (*_strong(summary, facts), *_searched(search)),
+        STRONG: (*_strong(summary, facts), *before(search)),
         AFTER: after(refit, nested),
         CURVES: _curves(facts),
         ZEROS: _zeros(evidence, seen),
@@ -254,18 +254,6 @@ def _shown(found: Diagnosis, fact: Fact) -> Text:
     else:
         why = ", it fits the training rows closer than the best arm, and new rows worse"
     return tell(f"{{fact.status}}{why}", fact=fact)
-
-
-def _searched(search: Searched | None) -> Iterator[Text]:
-    if search is None:
-        return
-    fact = Fact("search", search)
-    looks = [tell("{wave.why} ({n})", wave=w, n=counted(w.trials, "trial")) for w in _items(fact.waves)]
-    yield tell(
-        "The strengths were searched ({fact.strategy}): {looks}. It stopped there: {fact.ended}",
-        fact=fact,
-        looks=listed(looks, ", then "),
-    )
 
 
 # --- exact zeros ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
+from shrinkage.report.after import after, before
 from shrinkage.report.paste import paste
 from shrinkage.report.rows import (
     ArmRow,
@@ -18,6 +19,7 @@ from shrinkage.report.rows import (
     Facts,
     LayerRow,
     NodeRow,
+    OuterRow,
     SizeRow,
     TrialRow,
     ValidationRow,
@@ -25,6 +27,7 @@ from shrinkage.report.rows import (
 )
 from shrinkage.report.style import arm_styles
 from shrinkage.study.complaint import concealed
+from shrinkage.study.final import Nested
 from shrinkage.study.results import Results
 from shrinkage.study.summary import ArmSummary, Summary
 from shrinkage.study.words import at_strength, count, duration, percent, settle
@@ -74,6 +77,9 @@ def facts(results: Results) -> Facts:
         study=_shareable(results),
         provenance=results.provenance,
         command=_command(results),
+        searched=tuple(said.words for said in before(results.search)),
+        after=tuple(said.words for said in after(results.refit, results.nested)),
+        outer=tuple(_outer(results.nested)) if results.nested else (),
     )
 
 
@@ -277,6 +283,20 @@ _SCORES = (
     "test_data_loss",
     "test_accuracy",
 )
+
+
+def _outer(nested: Nested) -> Iterator[OuterRow]:
+    for outer in nested.outer:
+        found = outer.refit
+        yield OuterRow(
+            fold=outer.fold,
+            train=outer.train,
+            test=outer.test,
+            choice="" if found is None else at_strength(found.arm, found.strength),
+            epochs=None if found is None else found.epochs,
+            data_loss=math.nan if found is None else found.test_data_loss,
+            accuracy=math.nan if found is None else found.test_accuracy,
+        )
 
 
 # --- models ---------------------------------------------------------------------------------------------

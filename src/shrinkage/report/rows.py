@@ -223,6 +223,19 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class OuterRow:
+    """What nested resampling found without one part of the training rows; ``choice`` as it is named."""
+
+    fold: int
+    train: int
+    test: int
+    choice: str
+    epochs: int | None
+    data_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything that the report shows of one run.
 
@@ -236,6 +249,10 @@ class Facts:
         The arms whose mistakes are known.
     epochs
         Of the longest training.
+    searched, after
+        How strengths were searched, and what came after the choice, in sentences.
+    outer
+        Nested resampling, part by part.
     """
 
     name: str
@@ -263,3 +280,6 @@ class Facts:
     study: str
     provenance: Provenance
     command: str
+    searched: tuple[str, ...]
+    after: tuple[str, ...]
+    outer: tuple[OuterRow, ...]

@@ -175,7 +175,7 @@ def _scale(objective: Objective, y: Any) -> float:
 
 
 def refuse_another(spec: StudySpec, directory: RunDirectory) -> None:
-    """Check that a directory holds no run, or one of this very study.
+    """Check that a directory holds no run, or one of this very study; a search may get other limits.
 
     Raises
     ------
@@ -184,8 +184,8 @@ def refuse_another(spec: StudySpec, directory: RunDirectory) -> None:
     """
     if not directory.exists:
         return
-    before = StudySpec.read(directory.spec)
-    changed = before.portable(directory.path).differences(spec.portable(directory.path))
+    before = StudySpec.read(directory.spec).portable(directory.path)
+    changed = before.differences(spec.portable(directory.path).with_limits(before.limits))
     if changed:
         raise RunError(
             f"{str(directory.path)!r} holds a run of another study ({'; '.join(changed[:5])}"
@@ -200,7 +200,7 @@ def run(bench: Bench, directory: RunDirectory, observer: Observer) -> Summary:
     The caller holds the directory's lock.
     """
     store = _open(bench, directory)  # what is refused leaves no note in a directory of another run
-    known = bench.spec.is_settled or Log.read(directory).ended is not None
+    known = bench.spec.is_settled or Log.read(directory, bench.spec).ended is not None
     is_over = known and not design.pending(bench.trials, store.finished())
     if is_over and is_noted(directory):  # nothing new is made here: the note stays true
         return _run(bench, directory, store, observer)
@@ -255,7 +255,7 @@ def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
             f"{str(directory.path)!r} lacks the curves of {len(lost)} trials that its storage holds; if they "
             "belong to a run in another directory, give this study another name. --restart begins anew."
         )
-    if not directory.exists:
+    if not directory.exists or StudySpec.read(directory.spec).limits != spec.limits:
         write_text(directory.spec, spec.portable(directory.path).to_toml())
     return store
 
@@ -283,7 +283,7 @@ def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: b
 def _digest(spec: StudySpec, trials: tuple[Trial, ...]) -> str:
     content: list[Any] = [spec.name, [t.key for t in trials]]
     if not spec.is_settled:
-        content += [spec.strategy, spec.tolerance, spec.budget]
+        content.append(spec.strategy)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 

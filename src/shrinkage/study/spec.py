@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -440,6 +440,15 @@ class StudySpec(Part):
             if isinstance(fields.get(key), str):
                 fields[key] = resolved(fields[key], path.parent)
         return cls.parse(fields, str(path))
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """When a search ends: what may change from one command to the next, which then goes on or stops."""
+        return {"tolerance": self.tolerance, "budget": self.budget}
+
+    def with_limits(self, limits: Mapping[str, Any]) -> StudySpec:
+        """Return the study with other limits."""
+        return self.model_copy(update=dict(limits))
 
     def differences(self, other: StudySpec) -> list[str]:
         """Return one line for each field that ``other`` has another value for."""

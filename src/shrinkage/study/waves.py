@@ -17,7 +17,7 @@ from shrinkage.study.design import Trial
 from shrinkage.study.final import Asked, Searched
 from shrinkage.study.groups import reason
 from shrinkage.study.search import Cell, Seen, Step, Unit, strategy
-from shrinkage.study.spec import seconds
+from shrinkage.study.spec import StudySpec, seconds
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json
 from shrinkage.study.words import duration
 from shrinkage.training.task import Result, Wave
@@ -47,16 +47,21 @@ class Log:
     seconds: float = 0.0
 
     @classmethod
-    def read(cls, directory: RunDirectory) -> Log:
-        """Return what a run directory has; an empty one if it has none."""
+    def read(cls, directory: RunDirectory, spec: StudySpec) -> Log:
+        """Return what a run directory has; an empty one if it has none.
+
+        What ended under another tolerance or budget than the study's has not ended.
+        """
         stored = directory.read_json(directory.search) or {}
         waves = tuple((wave["why"], wave["trials"]) for wave in stored.get("waves", ()))
-        return cls(waves, stored.get("ended"), stored.get("seconds", 0.0))
+        same = stored.get("limits") == spec.limits
+        return cls(waves, stored.get("ended") if same else None, stored.get("seconds", 0.0))
 
-    def write(self, directory: RunDirectory) -> None:
+    def write(self, directory: RunDirectory, spec: StudySpec) -> None:
         """Store it."""
         waves = [{"why": why, "trials": trials} for why, trials in self.waves]
-        write_json(directory.search, {"waves": waves, "ended": self.ended, "seconds": self.seconds})
+        stored = {"waves": waves, "ended": self.ended, "seconds": self.seconds, "limits": spec.limits}
+        write_json(directory.search, stored)
 
 
 class Search:
@@ -74,7 +79,7 @@ class Search:
         self._bench, self._directory, self._store, self._observer = bench, directory, store, observer
         self._asked: dict[tuple[Cell, Unit], Trial] = {}
         self._waves: dict[str, tuple[Step, tuple[Trial, ...]]] = {}  # by key: with whom a trial is trained
-        self.log = Log.read(directory)
+        self.log = Log.read(directory, bench.spec)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -188,7 +193,7 @@ class Search:
         """Return why a step can't be afforded, or nothing."""
         spec = self._bench.spec
         more = len(self._new(step).asked)
-        if isinstance(spec.budget, int) and len(self._waves) + more > spec.budget:
+        if isinstance(spec.budget, int) and more and len(self._waves) + more > spec.budget:
             return f"The budget of {spec.budget} trials does not allow the {more} of another look."
         needed = clock.needed(more * (step.epochs or spec.training.epochs))
         if clock.left is not None and needed > clock.left:
@@ -201,7 +206,7 @@ class Search:
     def _note(self, clock: _Clock) -> None:
         self.log = replace(self.log, seconds=clock.seconds)
         if not self._bench.spec.is_settled:  # what is known beforehand need not be kept
-            self.log.write(self._directory)
+            self.log.write(self._directory, self._bench.spec)
 
 
 def _is_over(row: Mapping[str, Any] | None) -> bool:
