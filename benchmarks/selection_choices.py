@@ -3,7 +3,8 @@
 ``one-se``: L1 on kernels under ``proximal(adam)``, 13 strengths x 5 folds; the best and the 1-SE strength are
 trained again on all rows from 3 seeds, and scored on test data. ``per-rule``: L2, as many candidates of
 Optuna's sampler for one strength as for one a rule, on 2 random splits, and then the same. A repeat draws
-2,000 MNIST images anew; 20 % of the training labels are wrong, where regularization matters.
+2,000 MNIST images anew; 20 % of the training labels are wrong, where regularization matters. Results are kept
+in ``--store``, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="where mnist lies")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--only", choices=PARTS, nargs="*", default=list(PARTS))
+    parser.add_argument("--store", type=Path, default=Path("selection_choices.jsonl"))
     parser.add_argument("--contend", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--repeat", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -101,9 +103,21 @@ def main() -> None:
         print(json.dumps(PARTS[options.contend]((x, y, x_test, y_test))))
         return
     with stated():
-        print(f"mlp, mnist {ROWS:,}, 20 % wrong; mean over {options.repeats} repeats [95 % t interval]")
+        done = stored(options.store)
+        for part, repeat in ((part, r) for r in range(options.repeats) for part in options.only):
+            if (part, repeat) not in done:
+                found = done[part, repeat] = asked(part, repeat, options.data_dir)
+                with options.store.open("a") as file:
+                    file.write(json.dumps({"part": part, "repeat": repeat, "found": found}) + "\n")
+        print(f"mlp, mnist {ROWS:,}, 20 % wrong; mean over repeats [95 % t interval]")
         for part in options.only:
-            report(part, [asked(part, repeat, options.data_dir) for repeat in range(options.repeats)])
+            report(part, [found for (name, _), found in sorted(done.items()) if name == part])
+
+
+def stored(path: Path) -> dict[tuple[str, int], Any]:
+    """Return what was found so far, by part and repeat."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {(row["part"], row["repeat"]): row["found"] for row in map(json.loads, lines)}
 
 
 def asked(part: str, repeat: int, data_dir: str) -> dict[str, Any]:
@@ -120,7 +134,7 @@ def asked(part: str, repeat: int, data_dir: str) -> dict[str, Any]:
 def report(part: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print one part's table."""
     first, second = rows[0]
-    print(f"\n{part}: {second} against {first}")
+    print(f"\n{part}: {second} against {first}, {len(rows)} repeats")
     for measure, digits in (("loss", 3), ("accuracy", 1), ("parameters", 0)):
         one, other = (np.array([row[name][measure] for row in rows]) for name in (first, second))
         means = f"{one.mean():12,.{digits}f} {other.mean():12,.{digits}f}"
