@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from shrinkage.errors import SpecError
 from shrinkage.study import design
-from shrinkage.study.search import Space, strategy
+from shrinkage.study.search import strategy
+from shrinkage.study.space import Space
 from shrinkage.study.spec import StudySpec
 
 FACTS = {"data": "d" * 8, "model": "m" * 8, "backend": "jax"}

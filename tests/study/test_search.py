@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shrinkage.study.search import HALF, Space, Step, strategy
+from shrinkage.study.search import HALF, strategy
+from shrinkage.study.space import Space, Step
 from shrinkage.study.spec import StudySpec
 
 L2 = {"name": "L2", "recipe": "Dense: kernel = l2(strength)"}

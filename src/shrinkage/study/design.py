@@ -12,7 +12,8 @@ import numpy as np
 
 from shrinkage.errors import SpecError
 from shrinkage.recipe.recipe import Recipe
-from shrinkage.study.search import Asked, Cell, Space, Step, strategy
+from shrinkage.study.search import strategy
+from shrinkage.study.space import Asked, Cell, Space, Step
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.splits import class_of_rows
 from shrinkage.training.task import Lane

@@ -16,8 +16,8 @@ from shrinkage.errors import ModelError, RecipeError, ShrinkageError
 from shrinkage.recipe import Recipe, bind, strip
 from shrinkage.study import design, splits
 from shrinkage.study.references import ModelSource, model_source
-from shrinkage.study.search import Cell, Space
 from shrinkage.study.sizes import Sizes
+from shrinkage.study.space import Cell, Space
 from shrinkage.study.spec import StudySpec
 from shrinkage.training.choose import make_loop
 from shrinkage.training.initial import with_fresh_names

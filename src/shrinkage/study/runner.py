@@ -22,8 +22,9 @@ from shrinkage.study.outcome import conclude
 from shrinkage.study.provenance import is_noted, noted
 from shrinkage.study.references import ModelSource
 from shrinkage.study.results import frame
-from shrinkage.study.search import Space, strategy
+from shrinkage.study.search import strategy
 from shrinkage.study.sizes import Sizes
+from shrinkage.study.space import Space
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
 from shrinkage.study.summary import Summary

@@ -8,151 +8,21 @@ asks for the same trials, finds most of them finished, and goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import optuna
 
-from shrinkage.study.spec import Arm, Range, StudySpec
+from shrinkage.study.space import ArmSearch, Cell, Look, Seen, Space, Step, Strategy, Unit, rounded
+from shrinkage.study.spec import Arm
 from shrinkage.study.storage import quiet
 from shrinkage.study.words import count, number, plain
-from shrinkage.training.task import ALIKE
 
-Cell = tuple[str, float | None]
-Unit = tuple[int, int]  # seed and fold (-1: the only split)
-Asked = tuple[Cell, Unit]
-#: Validation data loss of every finished trial by cell and unit; infinite where it diverged.
-Seen = Mapping[Cell, Mapping[Unit, float]]
-
-COARSE = tuple(10.0**k for k in range(-5, 0))  # strengths that are looked at first, times the loss's scale
-FINE = (1e-6, 1.0)  # the range of the strategies that take a grid
 HALF = math.sqrt(10.0)  # the second look is at half decades
 EXPLORING = 0.01  # see `Wave.alike`: wider than in a study of rungs, for no strength is lost for good
 FARTHER = 6  # decades beyond the coarse strengths that are followed at the most
 ROUNDS = 6  # closer looks at the most
-
-
-@dataclass(frozen=True)
-class Step:
-    """Trials that a strategy asks for.
-
-    Parameters
-    ----------
-    why
-        What they are for, in a few words.
-    asked
-        Cell and unit of each.
-    rungs, alike
-        Where the worst strengths of each arm stop; see :class:`shrinkage.training.task.Wave`.
-    epochs
-        How long each is trained; None for as long as the study says.
-    after
-        Cells that begin from the weights to which another was trained.
-    ratios
-        Of cells whose rules have each a strength of its own: by what each multiplies the cell's.
-    """
-
-    why: str
-    asked: tuple[Asked, ...]
-    rungs: tuple[int, ...] = ()
-    alike: float = ALIKE
-    epochs: int | None = None
-    after: Mapping[Cell, Cell] = field(default_factory=dict)
-    ratios: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
-
-
-Strategy = Generator[Step, Seen, str]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one arm asks for next, and the ratios of its cells, where each rule has a strength of its own."""
-
-    asked: tuple[Asked, ...]
-    ratios: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
-
-
-#: The looks of one arm, until it returns why it has stopped.
-ArmSearch = Generator[Look, Seen, str]
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is searched.
-
-    Parameters
-    ----------
-    spec
-        The study.
-    scale
-        The order of magnitude of the loss, which strengths are multiples of: 1 for a crossentropy, that of
-        the targets' variance for a squared error.
-    """
-
-    spec: StudySpec
-    scale: float = 1.0
-
-    @property
-    def units(self) -> tuple[Unit, ...]:
-        """All units, split by split."""
-        return tuple((seed, fold) for fold in self.spec.fold_numbers for seed in self.spec.seeds)
-
-    @property
-    def choosing(self) -> tuple[Unit, ...]:
-        """The units that a strength is chosen on.
-
-        Of several random splits ``auto`` uses the first to find out where to look, and it has no say in what
-        is chosen there; else these are all units.
-        """
-        apart = self.spec.strategy == "auto" and self.spec.resamples
-        return tuple(u for u in self.units if u[1] != 0) if apart else self.units
-
-    @property
-    def fixed(self) -> tuple[Cell, ...]:
-        """The cells that need no search: of arms without a strength, or with one that is an option."""
-        return tuple(
-            (arm.name, value) for arm in self.spec.all_arms if not arm.is_searched for value in arm.values()
-        )
-
-    @property
-    def open(self) -> tuple[Arm, ...]:
-        """The arms whose strength is searched."""
-        return tuple(arm for arm in self.spec.all_arms if arm.is_searched)
-
-    def sample(self) -> tuple[Asked, ...]:
-        """Return trials that stand for all that will be asked for: of every arm some, the baseline first."""
-        if self.spec.is_settled:
-            return next(_grid(self)).asked
-        cells = [
-            (arm.name, value)
-            for arm in self.spec.all_arms
-            for value in (self.coarse(arm) if arm.is_searched else arm.values())
-        ]
-        return tuple((cell, unit) for cell in cells for unit in self.units[:1])
-
-    def coarse(self, arm: Arm) -> tuple[float, ...]:
-        """Return the strengths of an arm to look at first: its own, or a decade apart."""
-        if isinstance(arm.strengths, Range):
-            low, high = arm.strengths.low, arm.strengths.high
-            steps = max(1, round(math.log10(high / low)))
-            return tuple(_round(v) for v in np.geomspace(low, high, steps + 1))
-        return self._named(arm) or tuple(_round(s * self.scale) for s in COARSE)
-
-    def grid(self, arm: Arm) -> tuple[float, ...]:
-        """Return the strengths of an arm: its own, or two a decade."""
-        low, high = FINE
-        return self._named(arm) or tuple(_round(v * self.scale) for v in np.geomspace(low, high, 13))
-
-    def _named(self, arm: Arm) -> tuple[float, ...]:
-        return tuple(v for v in arm.values() if v is not None)
-
-    def within(self, arm: Arm, strengths: Sequence[float]) -> tuple[float, ...]:
-        """Return those of ``strengths`` that an arm allows: all but those outside its own range."""
-        if not isinstance(arm.strengths, Range):
-            return tuple(strengths)
-        low, high = arm.strengths.low, arm.strengths.high
-        return tuple(s for s in strengths if low * 0.999 <= s <= high * 1.001)
 
 
 def strategy(space: Space) -> Strategy:
@@ -164,10 +34,7 @@ def strategy(space: Space) -> Strategy:
 
 
 def _grid(space: Space) -> Strategy:
-    cells = [(arm.name, value) for arm in space.spec.all_arms for value in arm.values()]
-    # Cell by cell, and the folds of a seed together: the order of a study's table.
-    units = [(seed, fold) for seed in space.spec.seeds for fold in space.spec.fold_numbers]
-    yield Step("every strength", tuple((cell, unit) for cell in cells for unit in units), space.spec.stops)
+    yield Step("every strength", space.every(), space.spec.stops)
     return "Every strength that the study names was tried."
 
 
@@ -194,7 +61,7 @@ def _explored(space: Space, arm: Arm) -> ArmSearch:
     seen = yield _look(arm, tried, first, {})
     best = _best(seen, arm, tried, first)
     for _ in range(FARTHER):  # the strongest won: the model has not collapsed yet; or all diverged
-        farther = _round(tried[0] / 10) if best is None else _round(tried[-1] * 10)
+        farther = rounded(tried[0] / 10) if best is None else rounded(tried[-1] * 10)
         if not (best is None or best == tried[-1]) or not space.within(arm, [farther]):
             break
         tried = sorted({*tried, farther})
@@ -202,7 +69,7 @@ def _explored(space: Space, arm: Arm) -> ArmSearch:
         best = _best(seen, arm, tried, first)
     if best is None:
         return f"{plain(arm.name)}: every strength diverged."
-    near = space.within(arm, [_round(best / HALF), best, _round(best * HALF)])
+    near = space.within(arm, [rounded(best / HALF), best, rounded(best * HALF)])
     return (yield from _closer(space, arm, near, seen))
 
 
@@ -297,12 +164,7 @@ def _around(near: Sequence[float], best: float) -> list[float]:
     step = tried[1] / tried[0] if len(tried) > 1 else HALF
     below = math.sqrt(tried[i - 1] * best) if i else best / step
     above = math.sqrt(tried[i + 1] * best) if i + 1 < len(tried) else best * step
-    return [_round(below), _round(above)]
-
-
-def _round(strength: float) -> float:
-    """Return a strength of four digits, which can be typed again."""
-    return float(f"{strength:.4g}")
+    return [rounded(below), rounded(above)]
 
 
 def _together(
@@ -394,12 +256,12 @@ def _sampled(space: Space, arm: Arm) -> ArmSearch:
 
 def _cell(arm: Arm, strengths: Sequence[float], known: dict[Cell, tuple[float, ...]]) -> Cell:
     """Return a cell of these strengths, one a rule: at their geometric mean, which no other cell has."""
-    mean = _round(math.exp(math.fsum(map(math.log, strengths)) / len(strengths)))
+    mean = rounded(math.exp(math.fsum(map(math.log, strengths)) / len(strengths)))
     while True:
-        ratios = () if len(strengths) == 1 else tuple(_round(s / mean) for s in strengths)
+        ratios = () if len(strengths) == 1 else tuple(rounded(s / mean) for s in strengths)
         if known.setdefault((arm.name, mean), ratios) == ratios:
             return arm.name, mean
-        mean = _round(mean * 1.001)
+        mean = rounded(mean * 1.001)
 
 
 _STRATEGIES: dict[str, Callable[[Space], Strategy]] = {

@@ -16,7 +16,8 @@ from shrinkage.study import design
 from shrinkage.study.design import Trial
 from shrinkage.study.final import Asked, Searched
 from shrinkage.study.groups import reason
-from shrinkage.study.search import Cell, Seen, Step, Unit, strategy
+from shrinkage.study.search import strategy
+from shrinkage.study.space import Cell, Seen, Step, Unit
 from shrinkage.study.spec import StudySpec, seconds
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json
 from shrinkage.study.words import duration
