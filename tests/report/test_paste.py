@@ -12,9 +12,9 @@ import shrinkage
 from shrinkage.recipe import Recipe, charges
 from shrinkage.report.paste import paste
 from shrinkage.study import examine
+from shrinkage.study.arm import Arm
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import DataFacts, Evidence
-from shrinkage.study.spec import Arm
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
 

@@ -15,8 +15,9 @@ from shrinkage.errors import ModelError, RecipeError, ShrinkageError
 from shrinkage.report.explain import explain
 from shrinkage.report.facts import facts
 from shrinkage.study import runner
+from shrinkage.study.arm import Arm
 from shrinkage.study.results import Results, frame, stored_trials
-from shrinkage.study.spec import Arm, StudySpec
+from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.training.many import ManyLoops
 from shrinkage.training.task import Lane, Task, Wave

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import shrinkage
 from shrinkage.errors import SpecError
+from shrinkage.study.arm import Arm, Range
 from shrinkage.study.complaint import concealed
-from shrinkage.study.spec import Arm, Range, StudySpec
+from shrinkage.study.spec import StudySpec
 from shrinkage.study.study import Study
 
 NAN, INF = float("nan"), float("inf")

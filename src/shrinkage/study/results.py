@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shrinkage.errors import RunError
+from shrinkage.study.arm import BASELINE
 from shrinkage.study.evidence import Evidence
 from shrinkage.study.final import Nested, Refit, Searched
 from shrinkage.study.provenance import Provenance
-from shrinkage.study.spec import BASELINE
 from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.study.summary import Summary
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import optuna
 
+from shrinkage.study.arm import Arm
 from shrinkage.study.space import ArmSearch, Cell, Look, Seen, Space, Step, Strategy, Unit, rounded
-from shrinkage.study.spec import Arm
 from shrinkage.study.storage import quiet
 from shrinkage.study.words import count, number, plain
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shrinkage.study.spec import Arm, Range, StudySpec
+from shrinkage.study.arm import Arm, Range
+from shrinkage.study.spec import StudySpec
 from shrinkage.training.task import ALIKE
 
 Cell = tuple[str, float | None]

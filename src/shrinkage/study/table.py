@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 
 from shrinkage.markup import paragraphs, table
-from shrinkage.study.spec import Arm, StudySpec
+from shrinkage.study.arm import Arm
+from shrinkage.study.spec import StudySpec
 from shrinkage.study.stats import Estimate
 from shrinkage.study.summary import ArmSummary, Cell, Difference, Summary
 from shrinkage.study.words import count, number, plain
