@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from shrinkage.cli import _file_name
+from shrinkage.cli.steps import file_name
 from shrinkage.models import mlp
 from shrinkage.report.explain import explain, wrapped
 from shrinkage.study.results import Results
@@ -48,7 +48,8 @@ import json, os, sys, traceback, warnings
 filters = warnings.filters[:]
 warnings.simplefilter("ignore")  # of forking, which is safe as long as JAX has started no backend
 import shrinkage.cli as cli
-cli._load_keras()
+from shrinkage.cli.steps import load_keras
+load_keras()
 import shrinkage.data, shrinkage.recipe.check, shrinkage.report.figures, shrinkage.report.live
 import shrinkage.report.terminal, shrinkage.report.tensorboard, shrinkage.study.study
 import sklearn.datasets, sklearn.model_selection
@@ -400,7 +401,7 @@ def test_the_directory_is_named_after_the_study(shell, home):
         "...": "study",
         "/": "study",
     }.items():
-        assert _file_name(name) == folder
+        assert file_name(name) == folder
     ended = shell("run", write(home, "named.toml", ('"one"', '"../small"'), text=ONE), cwd=home)
     assert ended.code == 0, ended
     assert (home / "runs" / "small" / "summary.json").is_file()
