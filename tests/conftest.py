@@ -152,18 +152,28 @@ def config_json() -> Callable[[Any], str]:
     return config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile a program once, however many studies use it, and in a hurry: most of the time goes there."""
+    """Compile a program once for all processes of the tests, and in a hurry: most of the time goes there."""
     if BACKEND != "jax":
         yield
         return
     import jax
+    from jax._src.lru_cache import LRUCache
     from jax.experimental.compilation_cache import compilation_cache
 
+    def put(self: LRUCache, key: str, value: bytes) -> None:
+        # JAX writes into the file that others may be reading.
+        own = self.path / f"{key}.{os.getpid()}"
+        own.write_bytes(value)
+        own.replace(self.path / f"{key}-cache")
+
+    base = tmp_path_factory.getbasetemp()
     changes = {
         "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(
+            (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+        ),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
@@ -171,7 +181,9 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name, value in changes.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LRUCache, "put", put)
+        yield
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
