@@ -410,6 +410,7 @@ def test_the_directory_is_named_after_the_study(shell, home):
 # --- kills and signals ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bits(shell, home, finished):
     seed = int.from_bytes(os.urandom(4), "big")
     print("seed", seed)
@@ -475,6 +476,7 @@ def test_a_signal_ends_within_five_seconds_and_says_how_to_go_on(shell, home, nu
     assert ended.out == ""
 
 
+@pytest.mark.thorough
 def test_signals_at_any_moment_then_the_same_command_goes_on(shell, home, finished):
     seed = int.from_bytes(os.urandom(4), "big")
     print("seed", seed)

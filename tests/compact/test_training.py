@@ -292,6 +292,7 @@ np.save(sys.argv[1] + "/y.npy", keras.ops.convert_to_numpy(model(np.load(sys.arg
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), array(smaller(x)), rtol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:In force, but the layer's config has no place")
 def test_what_was_trained_to_zero_loads_where_there_is_only_keras(tmp_path, run_python, data, array):
     x, _ = data

@@ -54,6 +54,7 @@ def images():
     return pixels()
 
 
+@pytest.mark.thorough
 def test_idx_in_a_zip(images, build, mappings, run_python, tmp_path):
     x, x_test = images
     arrays = {"x_train": x, "x_test": x_test}
@@ -66,6 +67,7 @@ def test_idx_in_a_zip(images, build, mappings, run_python, tmp_path):
     assert (first, second) == (x[7, 3, 5], x_test[9, 20, 1])
 
 
+@pytest.mark.thorough
 def test_mat(images, run_python, tmp_path):
     """EMNIST's matrices are stored column by column: they are turned while being read, compressed or not."""
     x, x_test = images

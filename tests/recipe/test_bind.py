@@ -395,6 +395,7 @@ def image_model(regularizer=None) -> keras.Model:
     )
 
 
+@pytest.mark.thorough
 def test_an_activity_penalty_in_half_precision_is_finite_and_right(half_policy, rng):
     """Keras's own formula sums a 26×26×32 map in float16 and is infinite."""
     x = (3 * rng.normal(size=(4, 28, 28, 1))).astype("float32")
@@ -567,6 +568,7 @@ def test_trap_a_compiled_function_ignores_a_changed_regularizer(model, data):
     assert model.evaluate(x, y, verbose=0) > before
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_trap_a_later_trace_loses_charges_of_outputs(rng):
     """Keras on JAX knows the losses of a trace by the ids of tracers, which outlive it.

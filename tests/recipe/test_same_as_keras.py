@@ -169,7 +169,12 @@ def test_the_same_is_charged(row, target, text):
     assert sorted(map(float, ours.losses)) == pytest.approx(sorted(expected), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ROWS)
+SLOW = ("Bidirectional", "ConvLSTM2D", "GRU", "GroupQueryAttention", "LSTM")  # to compile
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.thorough] if name in SLOW else []) for name in ROWS]
+)
 def test_a_training_step_is_the_same(name):
     """Every target at once, each with another penalty: the gradients are those of Keras's formulas."""
     row = ROWS[name]
@@ -205,6 +210,7 @@ print(json.dumps({"found": found, "loaded": loaded}))
 """
 
 
+@pytest.mark.thorough
 def test_the_files_load_with_keras_alone(tmp_path, run_python):
     """A fresh interpreter that never imports this package has the same penalties after loading.
 

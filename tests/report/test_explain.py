@@ -200,6 +200,7 @@ def test_any_study_can_be_told_and_every_number_is_a_facts(drawn):
     assert {COMPARED, WON, UNTESTED} <= topics.keys()
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_a_run_is_told_from_its_directory(tmp_path, compiled_once):
     from shrinkage import Study

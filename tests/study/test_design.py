@@ -240,6 +240,7 @@ print(json.dumps([t.key for t in design.trials(StudySpec.parse(fields), facts)])
 """
 
 
+@pytest.mark.thorough
 def test_keys_are_equal_in_every_process():
     here = [t.key for t in design.trials(spec(), FACTS)]
     done = subprocess.run(

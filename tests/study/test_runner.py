@@ -126,7 +126,7 @@ def vectorised(bench):
     return type(bench.loop).__name__ == "JaxLoop"
 
 
-@pytest.fixture(scope="session", params=["jax", "keras"] if keras.backend.backend() == "jax" else ["keras"])
+@pytest.fixture(scope="session", params=["jax", pytest.param("keras", marks=pytest.mark.thorough)])
 def bench(request, blobs, compiled_once):
     """A study to run, by each loop: what is stored of it must not depend on the loop."""
     return runner.prepare(at_loop(request.param), blobs, allow_code=False)
@@ -328,6 +328,7 @@ def test_interrupted_at_every_epoch_and_every_trial_it_ends_with_the_same_bits(b
     assert_same(contents(bench, path), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_killed_before_and_after_every_write_it_ends_with_the_same_bits(
     bench, expected, tmp_path, monkeypatch
@@ -606,7 +607,9 @@ def test_folds(blobs, tmp_path):
         assert scored["data_loss"] == pytest.approx(found, rel=1e-6)
 
 
-@pytest.mark.parametrize(("asked", "margin"), [(None, 0.002), (0.05, 0.05)])
+@pytest.mark.parametrize(
+    ("asked", "margin"), [(None, 0.002), pytest.param(0.05, 0.05, marks=pytest.mark.thorough)]
+)
 def test_a_margin_is_a_fifth_of_a_point_unless_the_study_says_another(blobs, tmp_path, asked, margin):
     summary = run(runner.prepare(small(margin=asked), blobs, False), tmp_path / "run")
     assert summary.margin == margin
@@ -618,7 +621,7 @@ def regression(n, rng, targets):
     return x, y[:, 0] if targets is None else y[:, :targets]
 
 
-@pytest.mark.parametrize("targets", [None, 1])
+@pytest.mark.parametrize("targets", [None, pytest.param(1, marks=pytest.mark.thorough)])
 def test_regression(rng, tmp_path, targets):
     data = Data("line", *regression(60, rng, targets), *regression(20, rng, targets))
     bench = runner.prepare(small(training={"epochs": 2, "batch_size": 32, "metrics": ["mae"]}), data, False)
@@ -689,7 +692,8 @@ def test_class_weights_and_an_arms_own_learning_rate_reach_the_training(blobs, t
     assert tables["balanced"].loc["none", "test_accuracy"] > share
 
 
-@pytest.mark.parametrize("loop", ["auto", pytest.param("keras", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("loop", ["auto", "keras"])
 def test_halving_ends_with_the_same_bits_whenever_it_is_killed(blobs, tmp_path, loop):
     grid = {"name": "L2", "recipe": "Dense: kernel = l2(strength)", "strengths": [1e-3, 1e-2, 0.1, 1.0, 3.0]}
     training = {**FIELDS["training"], "epochs": 4, "loop": loop}
@@ -716,6 +720,7 @@ def test_halving_ends_with_the_same_bits_whenever_it_is_killed(blobs, tmp_path, 
             assert_same(contents(bench, path), expected)
 
 
+@pytest.mark.thorough
 def test_arms_of_one_seed_share_initial_weights_data_order_and_dropout(blobs, tmp_path):
     arms = [
         {"name": "L1", "recipe": "Dense: kernel, bias = l1(strength)", "strengths": [1e-12]},

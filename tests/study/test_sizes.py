@@ -55,6 +55,7 @@ def test_a_model_without_a_graph_has_no_sizes():
     assert all(math.isnan(value) for value in found.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_a_study_by_proximal_steps_has_the_sizes_that_compaction_gives(tmp_path):
     rng = np.random.default_rng(0)

@@ -184,6 +184,7 @@ print(json.dumps({"seen": seen, "refused": refused, "taken": taken, "states": st
 """
 
 
+@pytest.mark.thorough
 def test_killed_at_random_moments(tmp_path):
     seed = int.from_bytes(os.urandom(4), "big")
     print("seed", seed)

@@ -96,6 +96,7 @@ def ways(blobs, wide, folder):
     }
 
 
+@pytest.mark.thorough
 def test_every_way_gives_the_same_results(blobs, wide, tmp_path):
     frames, stored = {}, {}
     for name, (model, data, *options) in ways(blobs, wide, tmp_path).items():
@@ -118,6 +119,7 @@ def test_every_way_gives_the_same_results(blobs, wide, tmp_path):
     assert stored["objects"].arms == StudySpec.parse({"data": "d", "model": "m", "arms": [L2]}).arms
 
 
+@pytest.mark.thorough
 def test_what_was_stored_runs_again_from_the_file(blobs, wide, tmp_path):
     study = study_of(wide, arrays(blobs))
     trained(study, tmp_path / "run")

@@ -696,6 +696,7 @@ print("as expected")
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only
 def test_several_devices(run_python: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")

@@ -57,7 +57,11 @@ def task(**changes: Any) -> Task:
     return Task(**(fields | changes))
 
 
-LOOPS = ["keras", "auto"] if keras.backend.backend() == "jax" else ["keras"]
+LOOPS = (
+    ["auto", pytest.param("keras", marks=pytest.mark.thorough)]
+    if keras.backend.backend() == "jax"
+    else ["keras"]
+)
 
 
 @pytest.fixture(params=LOOPS)
@@ -165,7 +169,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="bits are promised on JAX alone")
-@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("patience", [pytest.param(None, marks=pytest.mark.thorough), 1])
 def test_kills_lose_no_lane_and_no_bit(name, patience):
     the_task = task(early_stopping=patience)
     whole = {lane: bits(result) for lane, result in trained(loop_of(name, the_task)).items()}
@@ -259,6 +263,7 @@ if keras.backend.backend() == "jax":
         assert {k: r.state for k, r in found.items()} == {k: r.state for k, r in expected.items()}
 
 
+@pytest.mark.thorough
 def test_half_precision_waits_on_a_rung_too(name, tmp_path):
     if name == "keras":
         pytest.skip("the vectorised loop's state alone can have another type than float32")
