@@ -13,14 +13,15 @@ study: $(READY)
 
 # The rooms that run on any backend, also tested on TensorFlow and torch. The others never touch one, or are the
 # command line's.
-NEUTRAL := tests/conformance tests/compact tests/penalties tests/recipe tests/training tests/test_models.py
+TRAINING := tests/conformance tests/penalties tests/training
+MODELS := tests/compact tests/recipe tests/test_models.py
 
 TESTS := -m pytest -q -n 3 --dist worksteal
 PYTEST := $(BIN)/python $(TESTS)
 
 test: $(READY)
 	KERAS_BACKEND=jax $(PYTEST) -m "not thorough" --ignore tests/browser
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough" $(NEUTRAL)
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough" $(TRAINING)
 	$(BROWSER)
 
 # The report in Chromium. `make test` says so where that is missing; here, as in .ci/run, that is a failure.
@@ -29,14 +30,15 @@ BROWSER := KERAS_BACKEND=jax $(BIN)/python -m pytest -q tests/browser
 browser: $(READY)
 	SHRINKAGE_REQUIRE_BROWSER=1 $(BROWSER)
 
-# More cases of the same, which take some minutes.
+# More cases of the same, and models on TensorFlow, which take some minutes.
 thorough: $(READY)
 	KERAS_BACKEND=jax $(PYTEST) -m thorough
-	KERAS_BACKEND=tensorflow $(PYTEST) -m thorough tests/training/test_proximal.py tests/compact
+	KERAS_BACKEND=tensorflow $(PYTEST) $(MODELS)
+	KERAS_BACKEND=tensorflow $(PYTEST) -m thorough tests/training/test_proximal.py
 
 # Two threads of torch in each of three processes would be in each other's way.
 torch: $(TORCH)/.ready
-	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(TORCH)/bin/python $(TESTS) -m "not thorough" $(NEUTRAL) \
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(TORCH)/bin/python $(TESTS) -m "not thorough" $(TRAINING) $(MODELS) \
 	  tests/test_backends.py
 
 lint: $(READY)
