@@ -109,6 +109,18 @@ def test_a_small_tolerance_looks_closer():
     assert found[2][1] <= found[0][1]
 
 
+@pytest.mark.parametrize("other", [1e-8, 3e-4, 0.03, 1e3])
+def test_no_look_goes_as_far_as_what_was_worse_where_the_range_was_explored(other):
+    def loss(arm: str, strength: float | None, seed: int, fold: int) -> float:
+        return valley(2e-3 if fold == 0 else other)(arm, strength, seed, fold)
+
+    where = space(seeds=2, validation=0.2, repeats=2, tolerance=0.01)
+    steps, _, _ = run(where, loss)
+    closer = {cell[1] for step in steps[1:] for cell, _ in step.asked if cell[0] == "L2"}
+    assert len(closer) > 3
+    assert all(1e-4 < strength < 1e-2 for strength in closer)
+
+
 def test_what_others_could_still_win_is_named_and_is_within_the_error():
     _, reason, _ = run(space(tolerance=2.0), valley(1e-3, noise=0.05))
     assert reason.startswith("L2: λ = 0.001; what other strengths could still win")

@@ -8,7 +8,7 @@ asks for the same trials, finds most of them finished, and goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -70,15 +70,21 @@ def _explored(space: Space, arm: Arm) -> ArmSearch:
     if best is None:
         return f"{plain(arm.name)}: every strength diverged."
     near = space.within(arm, [rounded(best / HALF), best, rounded(best * HALF)])
-    return (yield from _closer(space, arm, near, seen))
+    return (yield from _closer(space, arm, near, seen, [s for s in tried if s != best]))
 
 
 def _gridded(space: Space, arm: Arm) -> ArmSearch:
     return (yield from _closer(space, arm, space.grid(arm), {}))
 
 
-def _closer(space: Space, arm: Arm, near: Sequence[float], seen: Seen) -> ArmSearch:
-    """Try these strengths, and then those around the best until what they could win is within the error."""
+def _closer(
+    space: Space, arm: Arm, near: Sequence[float], seen: Seen, worse: Sequence[float] = ()
+) -> ArmSearch:
+    """Try these strengths, and then those around the best until what they could win is within the error.
+
+    No look goes as far as a strength that was ``worse`` where the range was explored: one split's chance
+    would outweigh what another has shown.
+    """
     units, name = space.choosing, plain(arm.name)
     seen = yield _look(arm, near, units, seen)
     for _ in range(ROUNDS):
@@ -87,7 +93,7 @@ def _closer(space: Space, arm: Arm, near: Sequence[float], seen: Seen) -> ArmSea
             return f"{name}: every strength diverged."
         win = _to_win(seen, arm, near, best, units)
         error = _error(seen, arm, near, best)
-        more = space.within(arm, _around(near, best))
+        more = space.within(arm, _around({*near, *worse}, best))
         if not more:
             return f"{name}: λ = {number(best)} ends the range that the study names."
         if not win > space.spec.tolerance * error:
@@ -157,13 +163,13 @@ def _to_win(seen: Seen, arm: Arm, near: Sequence[float], best: float, units: Seq
     return float(curve[1] ** 2 / (4 * curve[2])) if curve[2] > 0 else 0.0
 
 
-def _around(near: Sequence[float], best: float) -> list[float]:
+def _around(near: Collection[float], best: float) -> list[float]:
     """Return the strengths between the best and its neighbours, and at an end the one beyond."""
     tried = sorted(near)
     i = tried.index(best)
-    step = tried[1] / tried[0] if len(tried) > 1 else HALF
-    below = math.sqrt(tried[i - 1] * best) if i else best / step
-    above = math.sqrt(tried[i + 1] * best) if i + 1 < len(tried) else best * step
+    first, last = (tried[1] / tried[0], tried[-1] / tried[-2]) if len(tried) > 1 else (HALF, HALF)
+    below = math.sqrt(tried[i - 1] * best) if i else best / first
+    above = math.sqrt(tried[i + 1] * best) if i + 1 < len(tried) else best * last
     return [rounded(below), rounded(above)]
 
 
