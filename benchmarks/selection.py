@@ -8,7 +8,8 @@ halves: its regret is the oracle's accuracy less its own. Row-epochs, rows times
 tell what a search cost, next to the grid of 13 x 3 on the same 80 % of the rows that a search trains on.
 
 Needs KerasTuner, which the package does not: ``pip install keras-tuner``. Results are kept in ``--store``, a
-line of JSON each, so that the same command goes on where it was stopped.
+line of JSON each, so that the same command goes on where it was stopped, and ``--repeats 0`` prints what is
+there. Where the search has changed since, the lines that it would find otherwise have to go.
 """
 
 from __future__ import annotations
@@ -353,7 +354,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="where mnist lies")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--cells", type=int, nargs="*", help="some of the cells, by number")
-    parser.add_argument("--store", type=Path, default=Path("selection.jsonl"))
+    parser.add_argument("--store", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--contend", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cell", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--repeat", type=int, help=argparse.SUPPRESS)

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="where mnist lies")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--only", choices=PARTS, nargs="*", default=list(PARTS))
-    parser.add_argument("--store", type=Path, default=Path("selection_choices.jsonl"))
+    parser.add_argument("--store", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--contend", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--repeat", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

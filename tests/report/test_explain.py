@@ -35,7 +35,9 @@ NAN = float("nan")
 NUMBER = re.compile(r"(?<![\w.-])-?\d(?:[\d,]*\d)?(?:\.\d+)?(?:e-?\d+)?")
 
 
-def study(arms, *, seeds=5, folds=None, baseline="none", classification=True, curves=True, margin=None):
+def study(
+    arms, *, seeds=5, folds=None, repeats=1, baseline="none", classification=True, curves=True, margin=None
+):
     """A summary: ``arms`` maps arm -> {strength: validation loss, or (validation, test loss, accuracy)}.
 
     Each may be a function of the seed; NaN diverges, and minus a loss is stopped.
@@ -43,7 +45,7 @@ def study(arms, *, seeds=5, folds=None, baseline="none", classification=True, cu
     rows, epochs = [], []
     for arm, by_strength in arms.items():
         for (strength, scores), seed, fold in itertools.product(
-            by_strength.items(), range(seeds), range(folds) if folds else [-1]
+            by_strength.items(), range(seeds), range(folds * repeats) if folds else [-1]
         ):
             values = scores(seed + 7 * max(fold, 0)) if callable(scores) else scores
             loss, test, accuracy = values if isinstance(values, tuple) else (values, abs(values), 0.5)
@@ -57,7 +59,7 @@ def study(arms, *, seeds=5, folds=None, baseline="none", classification=True, cu
             epochs += [{**key, **measured, "epoch": epoch} for epoch in (1, 2, 3)]
     return summarise(
         pd.DataFrame(rows), pd.DataFrame(epochs) if curves else None, baseline=baseline,
-        classification=classification, folds=folds, one_split=folds is None,
+        classification=classification, folds=folds, repeats=repeats, one_split=folds is None,
         n_test_over_n_train=0.25 if folds else None, margin=margin,
     )  # fmt: skip
 
@@ -176,6 +178,7 @@ def studies(draw):
         arms,
         seeds=draw(st.integers(1, 3)),
         folds=draw(st.sampled_from([None, None, 2, 3])),
+        repeats=draw(st.sampled_from([1, 2])),
         baseline=draw(st.sampled_from([None, names[0]])),
         classification=draw(st.booleans()),
         curves=draw(st.booleans()),
@@ -309,7 +312,9 @@ def test_one_seed_can_not_tell():
 
 def test_folds():
     text = told(study({"none": BASE, "l2": {0.01: wild(0.4, 0.5, 0.8)}}, folds=3, seeds=2))
-    assert "in turn in 3 folds" in text[COMPARED]
+    assert "in turn in 3 folds, and" in text[COMPARED]
+    again = told(study({"none": BASE, "l2": {0.01: wild(0.4, 0.5, 0.8)}}, folds=3, repeats=2, seeds=1))
+    assert "in turn in 3 folds, 2 times over, and" in again[COMPARED]
     assert "what 3 folds showed" in text[REAL]
     assert "of the rows that each of 3 folds holds out" in text[REAL]
     assert not re.search("higher|lower", text[WON].partition("On test data")[2])

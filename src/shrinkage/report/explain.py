@@ -103,7 +103,7 @@ def _compared(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
         seen=seen,
         data=data,
         classes=classes,
-        turns=tell(", in turn in {folds} folds", folds=facts.folds) if summary.folds else "",
+        turns=_turns(summary, facts),
     )
     looked = {arm.arm: fact for arm, fact in zip(evidence.arms, _items(seen.arms), strict=True)}
     arms = [_entered(arm, fact, looked.get(arm.arm)) for arm, fact in each(facts)]
@@ -129,6 +129,15 @@ def _compared(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
         folds=" in each fold" if summary.folds else "",
     )
     yield tell("The loss, {seen.loss}, is always given without the penalty; lower is better.", seen=seen)
+
+
+def _turns(summary: Summary, facts: Fact) -> Text:
+    """Say how often the rows to learn from and to choose by change places."""
+    if not summary.folds:
+        return Text("", ())
+    if summary.repeats == 1:
+        return tell(", in turn in {folds} folds", folds=facts.folds)
+    return tell(", in turn in {folds} folds, {n} times over", folds=facts.folds, n=facts.repeats)
 
 
 def _items(facts: Fact) -> list[Fact]:
