@@ -32,20 +32,6 @@ OF_ALL = ["conv_1", "conv_2", "dense_1", "head"]
 WEIGHTS = [f"{layer}/{role}" for layer in OF_ALL for role in ("kernel", "bias")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation(backend):
-    """Compiling is most of the time here, and speed of what is compiled does not matter."""
-    if backend != "jax":
-        yield
-        return
-    import jax
-
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def test_every_example_is_tested_here():
     files = (p for p in EXAMPLES.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     assert sorted(str(p.relative_to(EXAMPLES)) for p in files) == sorted(STUDIES + SCRIPTS)

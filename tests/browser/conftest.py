@@ -138,7 +138,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, compiled_once: None) -> Results:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """A run as the command line stores it: 14 short trainings on the digits."""
     from shrinkage.study.study import Study
 

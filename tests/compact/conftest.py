@@ -19,7 +19,7 @@ def outputs(model: Any, x: Any) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_a_hurry(compiled_once: None) -> Iterator[None]:
+def in_a_hurry() -> Iterator[None]:
     """Most of the time goes into compiling, on JAX, operations that run once; drawing weights is one."""
 
     def drawn(self: Any, shape: Any, dtype: Any = None) -> np.ndarray:

@@ -205,7 +205,7 @@ def test_any_study_can_be_told_and_every_number_is_a_facts(drawn):
 
 @pytest.mark.thorough
 @pytest.mark.jax_only
-def test_a_run_is_told_from_its_directory(tmp_path, compiled_once):
+def test_a_run_is_told_from_its_directory(tmp_path):
     from shrinkage import Study
 
     rule = "Dense: kernel = l1(strength)"

@@ -24,7 +24,6 @@ from shrinkage.training.task import Lane, Task, Wave
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.usefixtures("compiled_once"),
 ]
 
 L2 = {"name": "L2", "recipe": "Dense: kernel = l2(strength)", "strengths": [0.01, 0.1]}
@@ -77,7 +76,7 @@ def contents(bench, path):
 
 
 @pytest.fixture(scope="module")
-def bench(blobs, compiled_once):
+def bench(blobs):
     return runner.prepare(spec(), blobs, False)
 
 

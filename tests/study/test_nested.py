@@ -27,7 +27,6 @@ from shrinkage.training.task import Split
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.usefixtures("compiled_once"),
 ]
 
 L2 = {"name": "L2", "recipe": "Dense: kernel = l2(strength)", "strengths": [0.03]}
@@ -66,7 +65,7 @@ def grouped(blobs):
 
 
 @pytest.fixture(scope="module")
-def finished(grouped, compiled_once, tmp_path_factory):
+def finished(grouped, tmp_path_factory):
     path, watch, made = tmp_path_factory.mktemp("nested") / "run", Watch(), study(grouped)
     made.run(path, observer=watch)
     return path, made, watch

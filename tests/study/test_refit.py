@@ -23,7 +23,6 @@ from shrinkage.training.task import Lane, Split
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.usefixtures("compiled_once"),
 ]
 
 FIELDS = {
@@ -69,7 +68,7 @@ def stored(path):
 
 
 @pytest.fixture(scope="module")
-def bench(blobs, compiled_once):
+def bench(blobs):
     return runner.prepare(spec(), blobs, allow_code=False)
 
 

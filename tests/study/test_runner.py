@@ -30,7 +30,6 @@ from shrinkage.study.summary import Summary
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.usefixtures("compiled_once"),
 ]
 
 EPOCHS = 3
@@ -127,7 +126,7 @@ def vectorised(bench):
 
 
 @pytest.fixture(scope="session", params=["jax", pytest.param("keras", marks=pytest.mark.thorough)])
-def bench(request, blobs, compiled_once):
+def bench(request, blobs):
     """A study to run, by each loop: what is stored of it must not depend on the loop."""
     return runner.prepare(at_loop(request.param), blobs, allow_code=False)
 

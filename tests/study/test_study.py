@@ -24,7 +24,6 @@ from shrinkage.training.initial import with_fresh_names
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.usefixtures("compiled_once"),
 ]
 
 TRAINING = {"epochs": 2, "batch_size": 32, "learning_rate": 0.01}

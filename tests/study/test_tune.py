@@ -16,7 +16,6 @@ from shrinkage.study.tune import compiled, study
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.usefixtures("compiled_once"),
     pytest.mark.jax_only,
 ]
 

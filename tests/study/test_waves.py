@@ -22,7 +22,6 @@ from shrinkage.study.storage import RunDirectory, TrialStore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.usefixtures("compiled_once"),
     pytest.mark.jax_only,
 ]
 

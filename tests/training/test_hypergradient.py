@@ -29,8 +29,6 @@ from shrinkage.training.lowering import FORWARD, lowered
 from shrinkage.training.objective import resolve_objective
 from shrinkage.training.task import Cell, Split, Task
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 RNG = np.random.default_rng(0)
 EMPTY = 3
 X = RNG.normal(size=(60, 5)).astype("float32") * (np.arange(5) != EMPTY)

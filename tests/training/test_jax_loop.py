@@ -35,8 +35,6 @@ from shrinkage.training.objective import resolve_objective
 from shrinkage.training.proximal import Proximal
 from shrinkage.training.task import Lane, Result, Split, Task
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 ROWS, EPOCHS, CLASSES = 76, 5, 3
 RECIPES = {
     "none": Recipe(""),

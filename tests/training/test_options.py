@@ -20,8 +20,6 @@ from shrinkage.training.proximal import Proximal
 from shrinkage.training.smoothing import smoothed
 from shrinkage.training.task import Lane, Split, Task
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 CLASSES, EPOCHS, BATCH = 3, 2, 16
 LANE = Lane("none", None, 3)
 OPTIONS: dict[str, Any] = {
@@ -56,7 +54,7 @@ def trained(loop: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def by_keras(compiled_once):
+def by_keras():
     return trained(KerasLoop(task()))
 
 

@@ -23,7 +23,6 @@ from shrinkage.training.rungs import ALIKE, REDUCTION, survivors
 from shrinkage.training.task import Cell, Lane, Loop, Result, Split, Task
 
 pytestmark = [
-    pytest.mark.usefixtures("compiled_once"),
     pytest.mark.filterwarnings(
         "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"  # Keras's variables
     ),
