@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from shrinkage.study.search import HALF, strategy
 from shrinkage.study.space import Space, Step
 from shrinkage.study.spec import StudySpec
+from shrinkage.study.words import number
 
 L2 = {"name": "L2", "recipe": "Dense: kernel = l2(strength)"}
 L1 = {"name": "L1", "recipe": "Dense: kernel = l1(strength)"}
@@ -36,7 +38,7 @@ def valley(best: float, noise: float = 0.0) -> Loss:
 
 
 def run(where: Space, loss: Loss, rungs: bool = True) -> tuple[list[Step], str, dict[Any, dict[Any, float]]]:
-    """Drive a strategy: at rungs only the better half of an arm's cells is scored."""
+    """Drive a strategy: each rung leaves the better half of an arm's cells, and only these are scored."""
     steps, seen, search = [], dict[Any, dict[Any, float]](), strategy(where)
     step = next(search)
     while True:
@@ -44,8 +46,9 @@ def run(where: Space, loss: Loss, rungs: bool = True) -> tuple[list[Step], str, 
         scores = {(cell, unit): loss(*cell, *unit) for cell, unit in step.asked}
         if step.rungs and rungs:
             for arm in {cell[0] for cell, _ in step.asked}:
-                cells = sorted({c for c, _ in step.asked if c[0] == arm}, key=lambda c: loss(*c, 0, -1))
-                stopped = cells[math.ceil(len(cells) / 2) :]
+                unit = step.asked[0][1]
+                cells = sorted({c for c, _ in step.asked if c[0] == arm}, key=lambda c: loss(*c, *unit))
+                stopped = cells[math.ceil(len(cells) / 2 ** len(step.rungs)) :]
                 scores = {key: score for key, score in scores.items() if key[0] not in stopped}
         for (cell, unit), score in scores.items():
             seen.setdefault(cell, {})[unit] = score
@@ -82,11 +85,11 @@ def test_strengths_are_in_the_measure_of_the_loss(scale):
 
 
 def test_auto_spends_a_fifth_of_a_grid_of_13_by_3():
-    where = space(seeds=1)
+    where = space(seeds=1, training={"epochs": 30})
     steps, _, _ = run(where, valley(0.004))
     epochs = where.spec.training.epochs
-    first = len(steps[0].asked)
-    work = first * steps[0].rungs[0] + math.ceil(first / 2) * (epochs - steps[0].rungs[0])
+    first, stops = len(steps[0].asked), [0, *steps[0].rungs, epochs]
+    work = sum(math.ceil(first / 2**i) * (b - a) for i, (a, b) in enumerate(itertools.pairwise(stops)))
     work += sum(len(step.asked) * epochs for step in steps[1:])
     assert work <= 13 * 3 * epochs / 5
 
@@ -104,9 +107,19 @@ def test_a_small_tolerance_looks_closer():
         where = space(tolerance=tolerance)
         steps, reason, seen = run(where, valley(2e-3, noise=0.02))
         found.append((len(steps), abs(math.log10(chosen(where, seen) / 2e-3))))
-        assert "standard error" in reason
-    assert found[0][0] <= found[1][0] < found[2][0]
+        assert ("known to a quarter of a decade" if tolerance < 1 else "standard error") in reason
+    assert found[0][0] <= found[1][0] <= found[2][0] > found[0][0]
     assert found[2][1] <= found[0][1]
+
+
+@pytest.mark.parametrize("best", [4e-5, 2e-3, 0.17])
+def test_no_strengths_are_tried_that_are_closer_than_a_quarter_of_a_decade(best):
+    where = space(tolerance=1e-6)
+    _, reason, seen = run(where, valley(best, noise=0.02))
+    assert reason.startswith(f"L2: λ = {number(chosen(where, seen))} is known to a quarter of a decade")
+    tried = sorted(strength for arm, strength in seen if arm == "L2")
+    assert min(math.log10(b / a) for a, b in itertools.pairwise(tried)) > 0.24
+    assert abs(math.log10(chosen(where, seen) / best)) < 0.13
 
 
 @pytest.mark.parametrize("other", [1e-8, 3e-4, 0.03, 1e3])

@@ -20,7 +20,9 @@ from shrinkage.study.storage import quiet
 from shrinkage.study.words import count, number, plain
 
 HALF = math.sqrt(10.0)  # the second look is at half decades
-EXPLORING = 0.01  # see `Wave.alike`: wider than in a study of rungs, for no strength is lost for good
+QUARTER = math.sqrt(HALF)  # and none is closer than this: no data set tells strengths apart that are
+RUNGS = (10, 3)  # shares of the epochs after which the worse strengths of the first look stop
+EXPLORING = 0.015  # see `Wave.alike`: wider than in a study of rungs, for no strength is lost for good
 FARTHER = 6  # decades beyond the coarse strengths that are followed at the most
 ROUNDS = 6  # closer looks at the most
 
@@ -44,7 +46,7 @@ def _grid(space: Space) -> Strategy:
 def _auto(space: Space) -> Strategy:
     """Find the range on one unit, then look closer on those that choose."""
     epochs = space.spec.training.epochs
-    rungs = (epochs // 3,) if epochs >= 3 else ()
+    rungs = tuple(sorted({epochs // share for share in RUNGS} - {0}))
     searches = {arm.name: _explored(space, arm) for arm in space.open}
     return (yield from _together(space, searches, Step("the range", (), rungs, EXPLORING)))
 
@@ -93,11 +95,14 @@ def _closer(
             return f"{name}: every strength diverged."
         win = _to_win(seen, arm, near, best, units)
         error = _error(seen, arm, near, best)
-        more = space.within(arm, _around({*near, *worse}, best))
-        if not more:
-            return f"{name}: λ = {number(best)} ends the range that the study names."
+        around = _around({*near, *worse}, best)
+        more = space.within(arm, around)
         if not win > space.spec.tolerance * error:
             return _known(name, best, win, error, space.spec.tolerance)
+        if not around:
+            return f"{name}: λ = {number(best)} is known to a quarter of a decade."
+        if not more:
+            return f"{name}: λ = {number(best)} ends the range that the study names."
         seen = yield _look(arm, more, units, seen)
         near = sorted({*near, *more})
     return f"{name}: {count(ROUNDS, 'rounds')} of closer looks were made."
@@ -164,13 +169,13 @@ def _to_win(seen: Seen, arm: Arm, near: Sequence[float], best: float, units: Seq
 
 
 def _around(near: Collection[float], best: float) -> list[float]:
-    """Return the strengths between the best and its neighbours, and at an end the one beyond."""
+    """Return the strengths between the best and its neighbours, at an end the one beyond; none too close."""
     tried = sorted(near)
     i = tried.index(best)
     first, last = (tried[1] / tried[0], tried[-1] / tried[-2]) if len(tried) > 1 else (HALF, HALF)
     below = math.sqrt(tried[i - 1] * best) if i else best / first
     above = math.sqrt(tried[i + 1] * best) if i + 1 < len(tried) else best * last
-    return [rounded(below), rounded(above)]
+    return [rounded(s) for s in (below, above) if max(s / best, best / s) > QUARTER * 0.99]
 
 
 def _together(
