@@ -245,7 +245,7 @@ def test_a_run_says_what_it_does(bench, finished):
     ended = [event[1] for event in watch.events if event[0] == "trial"]
     assert sorted(ended) == sorted(t.key for t in bench.trials)
     how = (
-        "Training with one JAX program (cpu): up to 16 trials at once, convolutions as matrix products."
+        f"Training with one JAX program (cpu): {bench.loop.choice}."
         if vectorised(bench)
         else f"Training with Keras's fit on the {keras.backend.backend()} backend, one trial at a time."
     )
@@ -306,7 +306,7 @@ def test_the_same_bits_from_a_bench_of_its_own(bench, blobs, expected, tmp_path)
 
 @pytest.mark.jax_only
 def test_interrupted_at_every_epoch_and_every_trial_it_ends_with_the_same_bits(bench, expected, tmp_path):
-    path, stops = tmp_path / "run", []
+    path, stops, ended = tmp_path / "run", [], set()
     # 1 is what it says; then epochs, and the trial's end. What runs together begins together again.
     for stop in itertools.count(2) if vectorised(bench) else itertools.cycle(range(2, EPOCHS + 3)):
         watch = Watch(lambda event, count, stop=stop: count == stop)
@@ -314,7 +314,8 @@ def test_interrupted_at_every_epoch_and_every_trial_it_ends_with_the_same_bits(b
             run(bench, path, watch)
         except Crash:
             stops.append(watch.events[-1])
-            assert watch.done == len({s[1] for s in stops if s[0] == "trial"} - {watch.events[-1][1]})
+            assert watch.done == len(ended)
+            ended |= {event[1] for event in watch.events if event[0] == "trial"}
         else:
             break
         assert len(stops) < 60
@@ -418,8 +419,11 @@ def test_other_weights_are_removed_on_the_way(bench, tmp_path, monkeypatch):
             counts.append(len(list((tmp_path / "run" / "models").glob("*.npz"))))
 
     run(bench, tmp_path / "run", Counting())
-    # Two seeds for each arm's best cell so far, and the cell that is being trained.
-    assert counts == [1, 2, 3, 4, 5, 6, 5, 6]
+    if vectorised(bench):  # whichever was trained first
+        assert len(counts) == 8
+        assert max(counts) < 8
+    else:  # two seeds for each arm's best cell so far, and the cell that is being trained
+        assert counts == [1, 2, 3, 4, 5, 6, 5, 6]
 
 
 def test_a_changed_study_is_refused_with_the_difference(bench, blobs, finished, expected):

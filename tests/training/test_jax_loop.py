@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -389,6 +391,86 @@ def test_a_kill_loses_the_epochs_since_the_checkpoint_and_no_bit(monkeypatch, pa
     assert not shelf
 
 
+# --- side by side ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+@pytest.mark.parametrize("rungs", [(), (2, 4)])
+def test_programs_side_by_side_find_the_same_bits_in_the_same_order(rungs, patience):
+    the_task = task(dropped, early_stopping=patience, rungs=rungs)
+    lanes = [Lane("l2", 10.0**-k, seed) for k in range(1, 5) for seed in range(2)]
+    found = []
+    for at_once in (1, 3):
+        told: dict[Lane, list[int]] = {}
+
+        def tell(record: Any, told: dict[Lane, list[int]] = told) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            told.setdefault(record.lane, []).append(record.epoch)
+
+        loop = JaxLoop(the_task, lanes, Choice(1, at_once=at_once))
+        results = list(loop.run(lanes, tell))
+        assert told == {r.lane: [record.epoch for record in r.records] for r in results}
+        found.append([(r.lane, bits(r)) for r in results])
+    assert found[0] == found[1]
+
+
+def test_a_kill_of_programs_side_by_side_loses_no_bit(monkeypatch):
+    monkeypatch.setattr(jax_loop, "_CHECKPOINT", 0.0)
+    choice, shelf = Choice(1, at_once=2), Memory()
+    whole = trained(JaxLoop(task(), LANES, choice))
+    left = list(LANES)
+    found: dict[Lane, Any] = {}
+    for records in (1, 3, 6, 10, 1000):
+        allowed = iter(range(records))
+
+        def count(record: Any, allowed: Any = allowed) -> None:
+            if next(allowed, None) is None:
+                raise KeyboardInterrupt
+
+        loop = JaxLoop(task(), LANES)
+        loop.decide(choice.to_json(), lambda stored, line: None, shelf)
+        with contextlib.suppress(KeyboardInterrupt):
+            for result in loop.run(left, count):
+                found[result.lane] = bits(result)
+        left = [lane for lane in LANES if lane not in found]
+        assert threading.active_count() == 1
+    assert found == {lane: bits(result) for lane, result in whole.items()}
+
+
+def test_one_program_is_traced_once_for_all_threads(monkeypatch):
+    staged, stage = list[Any](), Lanes._stage
+
+    def counted(self: Any, key: Any, *rest: Any) -> None:
+        staged.append((key[0], threading.current_thread() is threading.main_thread()))
+        stage(self, key, *rest)
+
+    monkeypatch.setattr(Lanes, "_stage", counted)
+    loop = JaxLoop(task(), LANES, Choice(1, at_once=4))
+    trained(loop)
+    (programs,) = loop._made.values()
+    assert sorted(key[0] for key in programs._programs) == ["results", "test", "train", "train"]
+    assert all(main for _, main in staged)
+
+
+def test_out_of_memory_first_runs_fewer_programs_side_by_side(monkeypatch):
+    train, said = Lanes.train, []
+
+    def short(self: Any, state: Any, *rest: Any) -> Any:
+        if threading.active_count() > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+        return train(self, state, *rest)
+
+    monkeypatch.setattr(Lanes, "train", short)
+    loop = JaxLoop(task(), LANES, Choice(1, at_once=4))
+    loop.decide(None, lambda stored, line: said.append((stored["at_once"], stored["lanes"])))
+    results = list(loop.run(LANES, lambda record: None))
+    assert sorted(map(str, (r.lane for r in results))) == sorted(map(str, LANES))
+    assert said == [(4, 1), (2, 1), (1, 1)]
+
+
+# --- memory, errors, programs ---------------------------------------------------------------------------
+
+
 def test_out_of_memory_halves_the_cohort_and_loses_no_lane(monkeypatch):
     train, said = Lanes.train, []
 
@@ -458,8 +540,10 @@ def test_what_it_can_not_train_goes_to_keras_with_the_reason():
 
 
 def test_a_choice_is_stored_and_read():
-    choice = Choice(6, True, Lowering(False, 25))
+    choice = Choice(6, True, Lowering(False, 25), at_once=3)
     assert Choice.from_json(choice.to_json()) == choice
+    before = {name: value for name, value in choice.to_json().items() if name != "at_once"}
+    assert Choice.from_json(before) == replace(choice, at_once=1)
     loop = JaxLoop(task(), LANES)
     assert str(choice) in loop.decide(choice.to_json(), lambda stored, line: None)
     assert loop.choice == choice
@@ -490,16 +574,31 @@ def test_short_training_is_not_measured(monkeypatch):
 
 def test_measuring_is_real():
     loop = JaxLoop(task(conv), LANES)
-    seconds = loop._timed(Choice(4))
-    assert 0 < seconds < 1
+    for at_once in (1, 2):
+        assert 0 < loop._timed(Choice(4, at_once=at_once)) < 1
 
 
 def test_as_many_lanes_as_the_caches_hold():
     lanes = [Lane("l2", 10.0**-k, 0) for k in range(40)]
-    small, large = (first_choice(task(), lanes, dense(), 0, held, 2**32, True) for held in (1000, 2**30))
+    small, large = (first_choice(task(), lanes, dense(), 0, held, 2**32, 1) for held in (1000, 2**30))
     assert (small.lanes, large.lanes) == (16, 1)
-    assert first_choice(task(), lanes, dense(), 0, 1000, 2**32, False).lanes == 40
-    assert first_choice(task(), lanes, dense(), 0, 1000, 4 * 7000, False).lanes == 7
+    assert first_choice(task(), lanes, dense(), 0, 1000, 2**32, 0).lanes == 40
+    assert first_choice(task(), lanes, dense(), 0, 1000, 4 * 7000, 0).lanes == 7
+
+
+def test_processors_share_caches_memory_and_lanes():
+    lanes = [Lane("l2", 10.0**-k, 0) for k in range(40)]
+
+    def first(count: int, held: int, room: int, cores: int, alone: bool = False) -> tuple[int, int]:
+        choice = first_choice(task(), lanes[:count], dense(), 0, held, room, cores, alone)
+        return choice.at_once, choice.lanes
+
+    assert first(40, 1000, 2**32, 2) == (2, 10)  # four programs
+    assert first(40, 1000, 2**32, 8) == (8, 3)
+    assert first(3, 1000, 2**32, 8) == (3, 1)
+    assert first(40, 2**21, 2**32, 2) == (2, 4)  # 16 MiB of caches
+    assert first(40, 1000, 4 * 3000, 8) == (3, 1)  # memory for three
+    assert first(40, 1000, 2**32, 2, alone=True) == (2, 1)
 
 
 def test_memory_is_the_devices_own_where_it_has_some(monkeypatch):
@@ -523,7 +622,7 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
 
 def test_alternatives_are_others():
     lanes = [Lane("l2", 10.0**-k, 0) for k in range(40)]
-    small = first_choice(task(), lanes, dense(), 0, 1000, 2**32, True)
+    small = first_choice(task(), lanes, dense(), 0, 1000, 2**32, 1)
     assert all(c != small for c in alternatives(small, lanes, 0))
 
 

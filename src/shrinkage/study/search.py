@@ -82,7 +82,7 @@ def _gridded(space: Space, arm: Arm) -> ArmSearch:
 def _closer(
     space: Space, arm: Arm, near: Sequence[float], seen: Seen, worse: Sequence[float] = ()
 ) -> ArmSearch:
-    """Try these strengths, and then those around the best until what they could win is within the error.
+    """Try these strengths, and then towards what could still be won, until that is within the error.
 
     No look goes as far as a strength that was ``worse`` where the range was explored: one split's chance
     would outweigh what another has shown.
@@ -93,18 +93,17 @@ def _closer(
         best = _best(seen, arm, near, units)
         if best is None:
             return f"{name}: every strength diverged."
-        win = _to_win(seen, arm, near, best, units)
+        win, up = _to_win(seen, arm, near, best, units)
         error = _error(seen, arm, near, best)
-        around = _around({*near, *worse}, best)
-        more = space.within(arm, around)
         if not win > space.spec.tolerance * error:
             return _known(name, best, win, error, space.spec.tolerance)
-        if not around:
+        closer = _beside({*near, *worse}, best, up)
+        if max(closer / best, best / closer) < QUARTER * 0.99:
             return f"{name}: λ = {number(best)} is known to a quarter of a decade."
-        if not more:
+        if not space.within(arm, [closer]):
             return f"{name}: λ = {number(best)} ends the range that the study names."
-        seen = yield _look(arm, more, units, seen)
-        near = sorted({*near, *more})
+        seen = yield _look(arm, [closer], units, seen)
+        near = sorted({*near, closer})
     return f"{name}: {count(ROUNDS, 'rounds')} of closer looks were made."
 
 
@@ -152,8 +151,10 @@ def _error(seen: Seen, arm: Arm, near: Sequence[float], best: float) -> float:
     return of(best) if math.isfinite(of(best)) else max(others, default=math.nan)
 
 
-def _to_win(seen: Seen, arm: Arm, near: Sequence[float], best: float, units: Sequence[Unit]) -> float:
-    """Return about how much lower the loss could be between or beyond the strengths tried.
+def _to_win(
+    seen: Seen, arm: Arm, near: Sequence[float], best: float, units: Sequence[Unit]
+) -> tuple[float, bool]:
+    """Return about how much lower the loss could be between or beyond the strengths tried, and if upwards.
 
     Between them: by how much the parabola through the best and its neighbours in log λ falls below the best.
     At an end: as much again as the last step won.
@@ -162,20 +163,20 @@ def _to_win(seen: Seen, arm: Arm, near: Sequence[float], best: float, units: Seq
     tried = sorted(s for s in near if math.isfinite(means[s]))
     i = tried.index(best)
     if i in (0, len(tried) - 1):
-        return means[tried[1 if i == 0 else -2]] - means[best] if len(tried) > 1 else 0.0
+        won = means[tried[1 if i == 0 else -2]] - means[best] if len(tried) > 1 else 0.0
+        return won, i > 0
     x = np.log10(tried[i - 1 : i + 2]) - math.log10(best)
     curve = np.polynomial.polynomial.polyfit(x, [means[s] for s in tried[i - 1 : i + 2]], 2)
-    return float(curve[1] ** 2 / (4 * curve[2])) if curve[2] > 0 else 0.0
+    return float(curve[1] ** 2 / (4 * curve[2])) if curve[2] > 0 else 0.0, bool(curve[1] < 0)
 
 
-def _around(near: Collection[float], best: float) -> list[float]:
-    """Return the strengths between the best and its neighbours, at an end the one beyond; none too close."""
-    tried = sorted(near)
+def _beside(near: Collection[float], best: float, up: bool) -> float:
+    """Return the strength between the best and its neighbour on one side, or at that end the one beyond."""
+    tried = sorted(near, reverse=not up)
     i = tried.index(best)
-    first, last = (tried[1] / tried[0], tried[-1] / tried[-2]) if len(tried) > 1 else (HALF, HALF)
-    below = math.sqrt(tried[i - 1] * best) if i else best / first
-    above = math.sqrt(tried[i + 1] * best) if i + 1 < len(tried) else best * last
-    return [rounded(s) for s in (below, above) if max(s / best, best / s) > QUARTER * 0.99]
+    if i + 1 < len(tried):
+        return rounded(math.sqrt(tried[i + 1] * best))
+    return rounded(best * (best / tried[i - 1] if i else HALF if up else 1 / HALF))
 
 
 def _together(

@@ -255,13 +255,15 @@ class Study:
         ``fold`` and ``epochs`` are int64, counts pandas's Int64, which can be missing, all else but ``arm``
         and ``state`` float64.
         """
-        place = self._place()
-        arms = [arm.name for arm in self.spec.all_arms]
-        return frame(arms, self._store().finished(), place.test_scores()).drop(columns="key")
+        return self._frame().drop(columns="key")
 
     def curves(self) -> pd.DataFrame:
-        """Return one row a finished trial and epoch."""
-        return self._place().curves(list(self._store().finished()))
+        """Return one row a finished trial and epoch, the trials as in :meth:`frame`."""
+        return self._place().curves(list(self._frame()["key"]))
+
+    def _frame(self) -> pd.DataFrame:
+        arms = [arm.name for arm in self.spec.all_arms]
+        return frame(arms, self._store().finished(), self._place().test_scores())
 
     def summary(self) -> Summary:
         """Return the answer of the finished run, as :meth:`run` returned it.

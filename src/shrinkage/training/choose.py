@@ -19,6 +19,7 @@ from shrinkage.training.task import Lane, Loop, Task
 LoopName = Literal["auto", "jax", "keras"]
 
 _NEAR = 16 * 2**20  # bytes of a processor's caches that the lanes of one program should share
+_ROUNDS = 2  # programs for each processor at least, so that none has nothing to do for long
 _MOST = 16  # more lanes than this are no faster on a processor
 _MICRO = 32  # rows of a micro-batch that stay in a processor's caches
 
@@ -68,11 +69,14 @@ class Choice:
         Whether lanes of several seeds share a program also where those of one fill half of it.
     lowering
         How the step is compiled.
+    at_once
+        How many programs run side by side, each in a thread. It changes no bits.
     """
 
     lanes: int
     mix_seeds: bool = False
     lowering: Lowering = field(default_factory=Lowering)
+    at_once: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the choice as a run directory stores it."""
@@ -81,10 +85,12 @@ class Choice:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Choice:
         """Return a stored choice."""
-        return cls(stored["lanes"], stored["mix_seeds"], Lowering(**stored["lowering"]))
+        lowering, at_once = Lowering(**stored["lowering"]), stored.get("at_once", 1)
+        return cls(stored["lanes"], stored["mix_seeds"], lowering, at_once)
 
     def __str__(self) -> str:
-        lanes = "one trial at a time" if self.lanes == 1 else f"up to {self.lanes} trials at once"
+        each = "one trial" if self.lanes == 1 else f"up to {self.lanes} trials"
+        lanes = f"{each} at a time" if self.at_once == 1 else f"{each} in each of {self.at_once} threads"
         how = "convolutions as matrix products" if self.lowering.rewritten else "as Keras traces it"
         micro = f", {self.lowering.micro} rows at a time" if self.lowering.micro else ""
         return f"{lanes}, {how}{micro}"
@@ -111,30 +117,36 @@ def refusal(model: Any) -> str | None:
 
 
 def first_choice(
-    task: Task, lanes: Sequence[Lane], model: Any, costly: int, held: int, room: int, on_cpu: bool,
+    task: Task, lanes: Sequence[Lane], model: Any, costly: int, held: int, room: int, cores: int,
     alone: bool = False,
 ) -> Choice:  # fmt: skip
     """Return what is fastest as a rule.
 
-    On a processor: as many lanes as its caches hold, and those of one seed, which read the same rows. On an
-    accelerator: as many as there are, up to the memory.
+    On processors: one program at a time for each, with as many lanes as its share of the caches holds and as
+    leave it several programs, and those of one seed, which read the same rows. On an accelerator: one program
+    with as many lanes as there are, up to the memory.
 
     Parameters
     ----------
     costly, held
         Convolutions and poolings in the forward pass, and the bytes that one lane's step takes.
     room
-        Bytes of memory that the lanes of one program may take.
+        Bytes of memory that all lanes may take.
+    cores
+        Processors that there are; 0 on an accelerator.
     alone
         Whether a program trains one lane on a processor; see `JaxLoop`.
     """
-    if not on_cpu:
-        return Choice(max(1, min(len(lanes), room // (4 * held))), mix_seeds=True, lowering=Lowering())
-    most = 1 if alone else max(1, min(_MOST, _NEAR // held, room // (4 * held)))
+    fit = max(1, room // (4 * held))
+    if not cores:
+        return Choice(min(len(lanes), fit), mix_seeds=True, lowering=Lowering())
+    at_once = max(1, min(cores, fit, len(lanes)))
+    share = -(-len(lanes) // (_ROUNDS * at_once))
+    most = 1 if alone else max(1, min(_MOST, _NEAR // held // at_once, fit // at_once, share))
     size = task.batch_size
     micro = next((m for m in range(_MICRO, 7, -1) if size % m == 0), 0) if size > 2 * _MICRO else 0
     cut = micro if costly and can_be_cut(task, model) else 0
-    return Choice(most, lowering=Lowering(micro=cut, emitters=not costly))
+    return Choice(most, lowering=Lowering(micro=cut, emitters=not costly), at_once=at_once)
 
 
 def alternatives(first: Choice, lanes: Sequence[Lane], costly: int, alone: bool = False) -> list[Choice]:

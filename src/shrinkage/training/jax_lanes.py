@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from shrinkage.recipe.select import ACTIVITY, sites, weights
 from shrinkage.recipe.units import Coupled, Sum, Unit, coupling
 from shrinkage.training.choose import Lowering
 from shrinkage.training.constraints import constrain
+from shrinkage.training.crew import Crew
 from shrinkage.training.initial import initialise, seed_dropout, with_fresh_names
 from shrinkage.training.keras_loop import OptimizerState, make_optimizer
 from shrinkage.training.lowering import lowered, traced
@@ -97,10 +99,12 @@ class Lanes:
         The task.
     lowering
         How its step is compiled.
+    crew
+        Whose workers call its programs; what is done with its model, which knows one thread, they ask for.
     """
 
-    def __init__(self, task: Task, lowering: Lowering) -> None:
-        self.task, self.lowering = task, lowering
+    def __init__(self, task: Task, lowering: Lowering, crew: Crew | None = None) -> None:
+        self.task, self.lowering, self._crew = task, lowering, crew or Crew()
         self.model = with_fresh_names(task.build)
         strip(self.model)
         self._plans = {arm: bind(recipe, self.model) for arm, recipe in task.recipes.items()}
@@ -117,7 +121,7 @@ class Lanes:
         self._optimizer = OptimizerState(model)
         self._rate = _place_of_rate(model)
         self._metrics = [jnp.zeros_like(v.value) for v in model.metrics_variables]
-        self._programs: dict[Any, Any] = {}
+        self._programs: dict[Any, Future[Any]] = {}
         self._starts: dict[int, list[NDArray[Any]]] = {}
 
     def traced(self) -> tuple[int, int]:
@@ -399,9 +403,14 @@ class Lanes:
         args = jax.tree.map(lambda a: np.int32(a) if isinstance(a, int) else a, args)
         key = (name, tuple((a.shape, np.dtype(a.dtype)) for a in jax.tree.leaves(args)))
         if key not in self._programs:
+            self._crew.here(partial(self._stage, key, function, args, donated))
+        return self._programs[key].result()(*args)
+
+    def _stage(self, key: Any, function: Callable[..., Any], args: Any, donated: bool) -> None:
+        """Trace a function, and compile it in a thread, so that this one goes on answering signals."""
+        if key not in self._programs:  # another worker may have asked for it
             staged = jax.jit(function, donate_argnums=(0,) if donated else ()).lower(*args)
             self._programs[key] = _beside(partial(_compile, staged, self.lowering.options))
-        return self._programs[key](*args)
 
 
 def _compile(staged: Any, options: Mapping[str, Any]) -> Any:
@@ -413,23 +422,18 @@ def _compile(staged: Any, options: Mapping[str, Any]) -> Any:
         return staged.compile()  # another version of XLA, which lacks one
 
 
-def _beside(work: Callable[[], Any]) -> Any:
-    """Do ``work`` in another thread, so that this one goes on answering signals."""
-    found: list[Any] = []
+def _beside(work: Callable[[], Any]) -> Future[Any]:
+    """Do ``work`` in another thread."""
+    found: Future[Any] = Future()
 
     def run() -> None:
         try:
-            found.append((work(), None))
+            found.set_result(work())
         except BaseException as error:  # raised where it is waited for
-            found.append((None, error))
+            found.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    value, error = found[0]
-    if error is not None:
-        raise error
-    return value
+    threading.Thread(target=run, daemon=True).start()
+    return found
 
 
 def _key(terms: Sequence[Term]) -> _Key:

@@ -1,17 +1,18 @@
 """The vectorised loop: all lanes of a cohort in one compiled program, an epoch without leaving the device.
 
 The host draws each epoch's order, calls the program in pieces of about a second (so that signals are
-answered), evaluates, and turns sums into records. What is compiled stands in ``jax_lanes``.
+answered), evaluates, and turns sums into records. On processors several cohorts go on side by side, each in a
+thread. What is compiled stands in ``jax_lanes``.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from shrinkage.errors import TrainingError
 from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.choose import Choice, Lowering, alternatives, first_choice
 from shrinkage.training.cohorts import Cohort, cohorts
+from shrinkage.training.crew import Crew, processors
 from shrinkage.training.initial import data_order, drawn
 from shrinkage.training.jax_lanes import Lanes, Rows, State
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
@@ -35,6 +37,8 @@ _SHARE = 0.25  # of the memory
 _TRIED = 0.2  # seconds that a way of running lanes is timed
 _WORTH = 60.0  # seconds of training from which on trying other ways takes less time than it may save
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 class JaxLoop:
@@ -61,6 +65,7 @@ class JaxLoop:
         self._choice, self._alone = choice, alone
         self._keep: Keep = lambda stored, line: None
         self._shelf: Shelf = Memory()
+        self._crew = Crew()
         self._made: dict[Lowering, Lanes] = {}
         self._pace = _Pace()
         self._here: Rows | None = None
@@ -91,6 +96,8 @@ class JaxLoop:
         self._starts, left = wave.starts, set(lanes)
         while left:
             try:
+                self._programs()
+                self.resident()
                 yield from climb(
                     wave, self, left, self._shelf, on_epoch, self.task.early_stopping is not None
                 )
@@ -102,14 +109,18 @@ class JaxLoop:
         return cohorts(lanes, self.choice.lanes, self.choice.mix_seeds)
 
     def _halve(self, error: Exception) -> None:
-        """Go on with half as many lanes a program, if it was memory that was short."""
+        """Go on with half as many programs, or lanes of one, if it was memory that was short."""
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise error
-        if self.choice.lanes == 1:
+        choice = self.choice
+        if choice.at_once > 1:
+            self._choice = replace(choice, at_once=choice.at_once // 2)
+        elif choice.lanes > 1:
+            self._choice = replace(choice, lanes=choice.lanes // 2)
+        else:
             raise TrainingError(
                 "One trial alone needs more memory than there is; use a smaller batch."
             ) from error
-        self._choice = replace(self.choice, lanes=self.choice.lanes // 2)
         self._keep(self._choice.to_json(), f"Out of memory: going on with {self._choice}.")
 
     def score(self, lane: Lane, weights: Sequence[NDArray[Any]], x: Any, y: Any) -> Mapping[str, float]:
@@ -124,7 +135,8 @@ class JaxLoop:
     def with_task(self, task: Task, lanes: Sequence[Lane]) -> JaxLoop:
         """Return a loop for other splits, epochs and stops, which runs the same programs."""
         loop = JaxLoop(task, lanes, self.choice)
-        loop._made, loop._pace, loop._here = self._made, self._pace, self.resident()
+        loop._crew, loop._made, loop._pace = self._crew, self._made, self._pace
+        loop._here = self.resident()
         return loop
 
     def _programs(self) -> Lanes:
@@ -132,7 +144,7 @@ class JaxLoop:
 
     def _lowered(self, lowering: Lowering) -> Lanes:
         if lowering not in self._made:
-            self._made[lowering] = Lanes(self.task, lowering)
+            self._made[lowering] = Lanes(self.task, lowering, self._crew)
         return self._made[lowering]
 
     # --- training -----------------------------------------------------------------------------------------
@@ -141,38 +153,55 @@ class JaxLoop:
         """Return the shapes and dtypes of a cohort's state."""
         return self._programs().like(len(cohort.seeds), len(cohort.cells))
 
+    def side_by_side(
+        self, work: Callable[[_Item], _Found], items: Iterable[_Item]
+    ) -> Iterator[tuple[_Item, _Found]]:
+        """Do ``work`` on as many items at once as were chosen."""
+        return self._crew.map(work, items, self.choice.at_once)
+
     def advance(
         self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase, save: Save
     ) -> Callable[[], Leaves]:
         """Train a phase of a cohort; return what gets its state."""
-        task, programs = self.task, self._programs()
-        charged = jax.device_put(programs.coefficients(cohort.cells))
+        programs, here = self._programs(), self._crew.here
+        charged = jax.device_put(here(partial(programs.coefficients, cohort.cells)))
         if leaves is None:
-            starts = {cohort.place(lane): self._starts[lane] for lane in cohort.lanes if lane in self._starts}
-            seeds = [drawn(seed, cohort.split) for seed in cohort.seeds]
-            state = jax.device_put(programs.initial(seeds, cohort.cells, starts))
+            state = jax.device_put(here(partial(self._initial, cohort)))
         else:
             state = jax.device_put(programs.unflattened(leaves))
         saved = time.monotonic()
         for epoch in range(phase.start, phase.stop):
             state = self._epoch(state, charged, cohort, epoch)
             values = self._values(state, charged, cohort)
-            for track in running:
-                own = {name: float(value[track.place]) for name, value in values.items()}
-                record = Record(track.lane, epoch + 1, own)
-                weights = partial(programs.weights_of, state, track.place, final=False)
-                track.add(record, task.early_stopping, weights)
-                phase.on_epoch(record)
+            here(partial(self._note, running, epoch, values, state, phase))
             running = [track for track in running if not track.ended]
             if not running:
                 break
             if time.monotonic() - saved > _CHECKPOINT and epoch + 1 < phase.stop:
-                save(jax.device_get(jax.tree.leaves(state)), epoch + 1)
+                here(partial(save, jax.device_get(jax.tree.leaves(state)), epoch + 1))
                 saved = time.monotonic()
         for track in running if phase.last else ():
             if track.weights is None:
-                track.weights = programs.weights_of(state, track.place)
+                track.weights = here(partial(programs.weights_of, state, track.place))
         return lambda: jax.device_get(jax.tree.leaves(state))
+
+    def _initial(self, cohort: Cohort) -> State:
+        starts = {cohort.place(lane): self._starts[lane] for lane in cohort.lanes if lane in self._starts}
+        seeds = [drawn(seed, cohort.split) for seed in cohort.seeds]
+        return self._programs().initial(seeds, cohort.cells, starts)
+
+    def _note(
+        self, running: Sequence[Running], epoch: int, values: Mapping[str, NDArray[Any]], state: State,
+        phase: Phase,
+    ) -> None:  # fmt: skip
+        """Record an epoch of each lane that is still trained."""
+        for track in running:
+            record = Record(
+                track.lane, epoch + 1, {name: float(v[track.place]) for name, v in values.items()}
+            )
+            weights = partial(self._programs().weights_of, state, track.place, final=False)
+            track.add(record, self.task.early_stopping, weights)
+            phase.on_epoch(record)
 
     def _epoch(self, state: State, charged: Any, cohort: Cohort, epoch: int) -> State:
         train = self.task.splits[cohort.split].train
@@ -182,6 +211,7 @@ class JaxLoop:
         for batches in cut(order.astype(np.int32), self.task.batch_size):
             for rows, local, steps in self._feed(batches):
                 for start, stop in self._pace.pieces(steps, ("train", *local.shape, cohort.size)):
+                    self._crew.check()
                     state = self._programs().train(state, charged, rows, local, start, stop)
                     jax.block_until_ready(state)
         return state
@@ -206,6 +236,7 @@ class JaxLoop:
             for rows, local, steps in self._feed(batches, here):
                 inputs = rows._replace(weights=None)
                 for start, stop in self._pace.pieces(steps, ("test", *local.shape, *shape)):
+                    self._crew.check()
                     metrics = programs.test(metrics, state, charged, inputs, local, start, stop)
                     jax.block_until_ready(metrics)
         return {name: value for name, value in programs.results(metrics).items() if name != "loss"}
@@ -249,32 +280,36 @@ class JaxLoop:
         """Return the fastest way to run the lanes, trying others only where training takes long enough."""
         task = self.task
         costly, held = self._lowered(Lowering()).traced()
-        on_cpu = jax.devices()[0].platform == "cpu"
-        first = first_choice(
-            task, self.lanes, self._lowered(Lowering()).model, costly, held, memory(), on_cpu, self._alone
-        )
+        cores = processors() if jax.devices()[0].platform == "cpu" else 0
+        model = self._lowered(Lowering()).model
+        first = first_choice(task, self.lanes, model, costly, held, memory(), cores, self._alone)
         steps = task.epochs * -(-len(task.splits[0].train) // task.batch_size) * len(self.lanes)
         times = {first: self._timed(first)}
         if times[first] * steps > _WORTH:
-            for other in alternatives(first, self.lanes, costly, self._alone and on_cpu):
+            for other in alternatives(first, self.lanes, costly, self._alone and cores > 0):
                 times[other] = self._timed(other)
         return min(times, key=lambda choice: times[choice])
 
     def _timed(self, choice: Choice) -> float:
-        """Return the seconds of one step of one lane, its compilation apart."""
+        """Return the seconds of one step of one lane, its compilation apart, where programs are as many."""
         cohort = cohorts(self.lanes, choice.lanes, choice.mix_seeds)[0]
-        programs = self._lowered(choice.lowering)
-        state = jax.device_put(programs.initial(cohort.seeds, cohort.cells))
-        charged = jax.device_put(programs.coefficients(cohort.cells))
+        programs, here = self._lowered(choice.lowering), self._crew.here
         train = self.task.splits[cohort.split].train
         order = np.stack([train] * len(cohort.seeds)).astype(np.int32)
         rows, local, steps = next(self._feed(next(cut(order, self.task.batch_size))))
-        state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, 1))
-        done, begun = 0, time.monotonic()
-        while time.monotonic() - begun < _TRIED:
-            state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, min(2, steps)))
-            done += min(2, steps)
-        return (time.monotonic() - begun) / done / len(cohort.lanes)
+
+        def pace(_: int) -> float:
+            state = jax.device_put(here(partial(programs.initial, cohort.seeds, cohort.cells)))
+            charged = jax.device_put(here(partial(programs.coefficients, cohort.cells)))
+            state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, 1))
+            done, begun = 0, time.monotonic()
+            while time.monotonic() - begun < _TRIED:
+                state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, min(2, steps)))
+                done += min(2, steps)
+            return done * len(cohort.lanes) / (time.monotonic() - begun)
+
+        found = self._crew.map(pace, range(choice.at_once), choice.at_once)
+        return 1 / sum(steps for _, steps in found)
 
 
 def memory() -> int:

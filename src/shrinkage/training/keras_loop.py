@@ -7,9 +7,9 @@ the strength, which is training state: nothing is traced again between strengths
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -31,6 +31,8 @@ from shrinkage.training.smoothing import smoothed
 from shrinkage.training.task import Keep, Lane, Record, Result, Task, Wave
 
 _EVALUATION_BATCH = 512
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 class _Shuffled(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no type information
@@ -147,6 +149,12 @@ class KerasLoop:
         """Return the shapes and dtypes of a lane's state, with axes of one seed and one cell."""
         variables = self._arm(cohort.lanes[0]).variables
         return [((1, 1, *v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
+
+    def side_by_side(
+        self, work: Callable[[_Item], _Found], items: Iterable[_Item]
+    ) -> Iterator[tuple[_Item, _Found]]:
+        """Do ``work`` on one item after the other."""
+        yield from ((item, work(item)) for item in items)
 
     def advance(
         self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase, save: Save

@@ -16,9 +16,10 @@ come over those so far. ``benchmarks/halving.py`` shows what that chooses, next 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ REDUCTION = 2  # every second strength goes on from a rung
 
 Leaves = Sequence[NDArray[Any]]  # a cohort's state, each with the axes seeds × cells first
 Save = Callable[[Leaves, int], None]
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,20 @@ class Climber(Protocol):
         """Return the shapes and dtypes of a cohort's state."""
         ...
 
+    def side_by_side(
+        self, work: Callable[[_Item], _Found], items: Iterable[_Item]
+    ) -> Iterator[tuple[_Item, _Found]]:
+        """Do ``work``, which calls :meth:`advance`, on each item; yield both in the order of the items."""
+        ...
+
     def advance(
         self, cohort: Cohort, leaves: Leaves | None, running: Sequence[Running], phase: Phase, save: Save
     ) -> Callable[[], Leaves]:
         """Train a phase of a cohort, from ``leaves`` (None: from the beginning); return its state's getter.
 
         ``running`` take each epoch's record, and after the last phase their weights. ``save`` stores the
-        state and how many epochs it has been trained, for a loop that wants checkpoints within a phase.
+        state and how many epochs it has been trained, for a loop that wants checkpoints within a phase. It
+        and the phase's ``on_epoch`` are called in the thread that called ``side_by_side``.
         """
         ...
 
@@ -141,10 +151,13 @@ def climb(
     for rung, (start, stop) in enumerate(zip((0, *stops), stops, strict=False)):
         last, here = stop == wave.epochs, dict[Lane, _Reached]()
         phase = Phase(start, stop, last, on_epoch)
-        for cohort in loop.cohorts(alive):
-            if last and not wanted.intersection(cohort.lanes):
-                continue
-            here |= yield from _through(loop, cohort, phase, wanted, before, shelf)
+        passages = (
+            _begin(loop, cohort, phase, wanted, before, shelf)
+            for cohort in loop.cohorts(alive)
+            if not last or wanted.intersection(cohort.lanes)
+        )
+        for passage, state in loop.side_by_side(partial(_train, loop, shelf), passages):
+            here |= yield from _end(passage, state, wanted, shelf)
         if last:
             return
         margin = wave.alike * (wave.epochs - stop) / stop
@@ -157,15 +170,42 @@ def climb(
         before = here
 
 
-def _through(
+@dataclass(frozen=True)
+class _Passage:
+    """A cohort that goes through a phase.
+
+    Parameters
+    ----------
+    name
+        Of its state on the shelf.
+    phase
+        The phase from where the cohort has got to.
+    leaves
+        Its state there; None: it has not begun.
+    tracks, running
+        How its lanes have fared, and those that are trained on.
+    taken_up
+        Whether its state lay on the shelf.
+    """
+
+    name: str
+    cohort: Cohort
+    phase: Phase
+    leaves: Leaves | None
+    tracks: list[Running]
+    running: list[Running]
+    taken_up: bool
+
+
+def _begin(
     loop: Climber,
     cohort: Cohort,
     phase: Phase,
     wanted: set[Lane],
     before: Mapping[Lane, _Reached],
     shelf: Shelf,
-) -> Generator[Result, None, dict[Lane, _Reached]]:
-    """Train one cohort for one phase; yield what is wanted and over, return where each lane got to."""
+) -> _Passage:
+    """Return a cohort where it has got to: in this phase, or at the end of the one before."""
     name = name_of(cohort, phase.start)
     found = _read(shelf, name, cohort, loop)
     if found is not None:
@@ -175,15 +215,28 @@ def _through(
     else:
         leaves, tracks, done = None, [Running(lane, cohort.place(lane)) for lane in cohort.lanes], 0
     running = [t for t in tracks if not t.ended and (not phase.last or t.lane in wanted)]
-    if running and done < phase.stop:
+    return _Passage(name, cohort, replace(phase, start=done), leaves, tracks, running, found is not None)
 
-        def save(state: Leaves, epochs: int) -> None:
-            shelf.write(name, pack(state, tracks, epochs))
 
-        state = loop.advance(cohort, leaves, running, replace(phase, start=done), save)
-        if not phase.last:
-            save(state(), phase.stop)
-    elif found is None and not phase.last and leaves is not None:
+def _train(loop: Climber, shelf: Shelf, passage: _Passage) -> Callable[[], Leaves] | None:
+    """Train a cohort to the phase's end; return its state's getter, or None where nothing was left to do."""
+    phase = passage.phase
+    if not passage.running or phase.start >= phase.stop:
+        return None
+
+    def save(state: Leaves, epochs: int) -> None:
+        shelf.write(passage.name, pack(state, passage.tracks, epochs))
+
+    return loop.advance(passage.cohort, passage.leaves, passage.running, phase, save)
+
+
+def _end(
+    passage: _Passage, state: Callable[[], Leaves] | None, wanted: set[Lane], shelf: Shelf
+) -> Generator[Result, None, dict[Lane, _Reached]]:
+    """Yield what is wanted and over; return where each lane got to."""
+    name, phase, tracks = passage.name, passage.phase, passage.tracks
+    leaves = passage.leaves if state is None else None if phase.last else state()
+    if leaves is not None and not phase.last and not (state is None and passage.taken_up):
         shelf.write(name, pack(leaves, tracks, phase.stop))
     for track in tracks:
         if track.lane in wanted and (track.ended or phase.last):
@@ -191,7 +244,7 @@ def _through(
             yield track.result()
     if phase.last:
         shelf.remove(name)
-    return {track.lane: _Reached(name, cohort, track) for track in tracks}
+    return {track.lane: _Reached(name, passage.cohort, track) for track in tracks}
 
 
 def _read(shelf: Shelf, name: str, cohort: Cohort, loop: Climber) -> tuple[Leaves, list[Running], int] | None:
