@@ -13,7 +13,8 @@ study: $(READY)
 
 # The rooms that run on any backend, also tested on TensorFlow and torch. The others never touch one, or are the
 # command line's.
-TRAINING := tests/conformance tests/penalties tests/training
+PENALTIES := tests/conformance tests/penalties
+TRAINING := tests/training
 MODELS := tests/compact tests/recipe tests/test_models.py
 
 TESTS := -m pytest -q -n 3 --dist worksteal
@@ -21,7 +22,7 @@ PYTEST := $(BIN)/python $(TESTS)
 
 test: $(READY)
 	KERAS_BACKEND=jax $(PYTEST) -m "not thorough" --ignore tests/browser
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough" $(TRAINING)
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough" $(PENALTIES)
 	$(BROWSER)
 
 # The report in Chromium. `make test` says so where that is missing; here, as in .ci/run, that is a failure.
@@ -30,16 +31,17 @@ BROWSER := KERAS_BACKEND=jax $(BIN)/python -m pytest -q tests/browser
 browser: $(READY)
 	SHRINKAGE_REQUIRE_BROWSER=1 $(BROWSER)
 
-# More cases of the same, and models on TensorFlow, which take some minutes.
+# More cases of the same, and models and training on TensorFlow, which take some minutes.
 thorough: $(READY)
 	KERAS_BACKEND=jax $(PYTEST) -m thorough
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough" $(TRAINING)
 	KERAS_BACKEND=tensorflow $(PYTEST) $(MODELS)
 	KERAS_BACKEND=tensorflow $(PYTEST) -m thorough tests/training/test_proximal.py
 
 # Two threads of torch in each of three processes would be in each other's way.
 torch: $(TORCH)/.ready
-	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(TORCH)/bin/python $(TESTS) -m "not thorough" $(TRAINING) $(MODELS) \
-	  tests/test_backends.py
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(TORCH)/bin/python $(TESTS) -m "not thorough" $(PENALTIES) $(TRAINING) \
+	  $(MODELS) tests/test_backends.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

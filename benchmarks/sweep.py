@@ -4,7 +4,8 @@ Each contender runs in a process of its own, one after the other, and trains the
 epochs at the same strengths; a repeat is a new process. Its time runs from the built data to the last
 weights: building, tracing and compiling included. ``keras …`` is the plain loop (build, compile, fit for
 each strength) on that backend; ``shrinkage`` is :class:`shrinkage.training.jax_loop.JaxLoop` as a study
-uses it, its choice of lanes and lowering included.
+uses it, its choice of lanes and lowering included, and ``in one thread`` the same without programs side by
+side.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ WORKS: dict[str, tuple[str, int, int, str]] = {
     "cnn-dropout": ("CNN 32-64-256-47 with dropout, batch 32, 8 arms", 32, 8, "1.6, aim 2.5"),
     "cnn-dropout-250": ("the same, batch 250", 250, 8, "1.0, aim 1.5"),
 }
+OURS = ("shrinkage", "in one thread")
 MFLOP = {"cnn": 14.4, "cnn-dropout": 16.7, "cnn-dropout-250": 16.7}  # of one sample's training step
 
 
@@ -79,11 +81,14 @@ def plain_loop(work: str, rows: int, epochs: int, batch: int, count: int) -> flo
     return time.perf_counter() - begun
 
 
-def vectorised(work: str, rows: int, epochs: int, batch: int, count: int, lanes: int) -> tuple[float, str]:
+def vectorised(
+    work: str, rows: int, epochs: int, batch: int, count: int, lanes: int, threads: bool
+) -> tuple[float, str]:
     """Train all strengths by the vectorised loop; return the seconds, and how it ran them."""
     import numpy as np
 
     from shrinkage.recipe import Recipe
+    from shrinkage.training import jax_loop
     from shrinkage.training.choose import Choice
     from shrinkage.training.jax_loop import JaxLoop
     from shrinkage.training.objective import resolve_objective
@@ -93,6 +98,8 @@ def vectorised(work: str, rows: int, epochs: int, batch: int, count: int, lanes:
     split = Split(np.arange(rows), np.arange(rows, rows + 32))
     recipes = {"l2": Recipe("*: kernel = l2(strength)")}
     grid = [Lane("l2", strength, 0) for strength in strengths(count)]
+    if not threads:
+        jax_loop.processors = lambda: 1
     begun = time.perf_counter()
     objective = resolve_objective("auto", (), y, build(work))
     task = Task(lambda: build(work), recipes, x, y, (split,), objective, epochs=epochs, batch_size=batch)
@@ -125,20 +132,20 @@ def contend(options: argparse.Namespace) -> None:
     batch, count = WORKS[options.work][1], options.strengths or WORKS[options.work][2]
     amount = (options.work, options.rows, options.epochs, batch, count)
     how = ""
-    if options.contender == "shrinkage":
-        seconds, how = vectorised(*amount, options.lanes)
+    if options.contender in OURS:
+        seconds, how = vectorised(*amount, options.lanes, options.contender == OURS[0])
     else:
         seconds = plain_loop(*amount)
     found = {"seconds": seconds, "how": how, "peak": 0.0}
     found["mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if options.contender == "shrinkage" and options.work in MFLOP:
+    if options.contender in OURS and options.work in MFLOP:
         found["peak"] = matrix_peak()
     print(json.dumps(found))
 
 
 def ask(work: str, name: str, options: argparse.Namespace, **more: int) -> dict[str, Any]:
     """Run one contender in a process of its own."""
-    backend = "jax" if name == "shrinkage" else name.removeprefix("keras ")
+    backend = "jax" if name in OURS else name.removeprefix("keras ")
     amount = {"rows": options.rows, "epochs": options.epochs}
     return contender(__file__, backend, {"work": work, "contender": name, **amount, **more})
 
@@ -153,7 +160,7 @@ def table(options: argparse.Namespace) -> None:
         print(f"{title} (at least {asked} times)", flush=True)
         found: dict[str, list[dict[str, Any]]] = {}
         for _ in range(options.repeats):  # in turn, so that a slow minute meets all of them
-            for name in ("shrinkage", *(f"keras {backend}" for backend in options.backends)):
+            for name in (*OURS, *(f"keras {backend}" for backend in options.backends)):
                 found.setdefault(name, []).append(ask(work, name, options))
         ours = statistics.median(run["seconds"] for run in found["shrinkage"])
         for name, runs in found.items():
@@ -162,12 +169,12 @@ def table(options: argparse.Namespace) -> None:
             pace = count * options.epochs * options.rows / middle
             spread = f"{middle:.1f} ({min(seconds):.1f}-{max(seconds):.1f})"
             line = f"  {name:17}{spread:>20}{pace:12,.0f} samples/s"
-            if name == "shrinkage":
+            if name in OURS:
                 line += f"   {runs[0]['how']}"
                 if work in MFLOP:
                     share = MFLOP[work] * pace / 1e3 / statistics.median(run["peak"] for run in runs)
                     line += f"; {100 * share:.0f} % of a large product's pace"
-            else:
+            if name != OURS[0]:
                 line += f"   {middle / ours:.2f} times as long"
             print(line, flush=True)
         print()

@@ -327,6 +327,7 @@ def test_a_log_has_plain_lines(finished):
     assert "\x1b" not in ended.out + ended.err
 
 
+@pytest.mark.thorough
 def test_a_finished_run_again_trains_nothing_and_says_the_same(shell, home, finished):
     _, first = finished
     again = shell("run", "study.toml", "-o", "finished", cwd=home)
@@ -335,6 +336,7 @@ def test_a_finished_run_again_trains_nothing_and_says_the_same(shell, home, fini
     assert again.err == f"small é: {TRIALS} trials of 2 epochs, {TRIALS} of them finished before.\n"
 
 
+@pytest.mark.thorough
 def test_a_report_is_written_again_and_opens_offline(shell, home, finished):
     path, _ = finished
     text = (path / "report.html").read_text()
@@ -363,6 +365,7 @@ def test_a_report_that_cant_be_is_one_line(shell, home, finished, words, said):
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.thorough
 def test_json_is_one_document(shell, home, finished):
     path, _ = finished
     ended = shell("run", "study.toml", "-o", "finished", "--json", cwd=home)
@@ -379,6 +382,7 @@ def test_quiet_is_the_answer_alone(shell, home, finished):
     shell("run", "none.toml", "--quiet", cwd=home).fails(2, "none.toml")
 
 
+@pytest.mark.thorough
 def test_what_happens_as_json_lines_and_for_tensorboard(shell, home):
     name = write(home, "lines.toml", text=ONE)
     ended = shell("run", name, "-o", "lines", "--json-lines", "--tensorboard", "logs", cwd=home)
@@ -393,6 +397,7 @@ def test_what_happens_as_json_lines_and_for_tensorboard(shell, home):
     assert [json.loads(line)["event"] for line in again.out.splitlines()] == ["begin", "end"]
 
 
+@pytest.mark.thorough
 def test_the_directory_is_named_after_the_study(shell, home):
     for name, folder in {
         "a b": "a-b",
@@ -445,7 +450,7 @@ LONG = (("epochs = 2", "epochs = 100000"),)
 @pytest.mark.parametrize(
     ("moment", "number", "code"),
     [
-        ("training", signal.SIGINT, 130),
+        pytest.param("training", signal.SIGINT, 130, marks=pytest.mark.thorough),
         ("training", signal.SIGTERM, 143),
         ("one long call", signal.SIGINT, 130),
     ],
@@ -530,6 +535,7 @@ def test_a_wrong_study_is_one_sentence_and_begins_nothing(shell, home, case):
     assert not (home / "wrong" / "study.toml").exists()
 
 
+@pytest.mark.thorough
 def test_after_a_mistake_the_mended_study_runs_in_the_same_directory(shell, home):
     name = write(home, "mended.toml", ("epochs = 1", 'optimizer = "adamm"'), text=ONE)
     shell("run", name, "-o", "mended", cwd=home).fails(2)
@@ -543,6 +549,7 @@ def test_a_changed_study_is_refused_with_the_difference(shell, home, finished):
     assert ended.fails(2, "training.epochs: 2 -> 3", "--restart")
 
 
+@pytest.mark.thorough
 def test_restart_asks_first(shell, home):
     name = write(home, "once.toml", text=ONE)
     assert shell("run", name, "-o", "once", cwd=home).code == 0

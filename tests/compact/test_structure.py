@@ -409,6 +409,7 @@ def test_a_layer_that_can_not_be_made_anew_is_named(randomize):
 # --- the original, and the copy -----------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_original_is_as_it_was(randomize, silence, config_json, array, rng):
     model = randomize(residual())
     silence(model.get_layer("stem"), [1, 2])

@@ -44,6 +44,7 @@ class Stop(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.thorough
 def test_every_value_of_every_epoch_is_read_back_after_an_interruption_too(tmp_path, rng, read):
     x = rng.normal(size=(60, 4)).astype("float32")
     study = Study(

@@ -190,6 +190,7 @@ def test_an_arm_is_trained_to_the_same_bits_whoever_else_is_in_the_study(found, 
         pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
+@pytest.mark.thorough
 def test_killed_at_each_trial_it_ends_with_the_same_bits(bench, found, tmp_path):
     path, crashes = tmp_path / "run", 0
     while True:

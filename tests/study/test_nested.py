@@ -122,6 +122,7 @@ def test_a_part_that_is_poisoned_changes_nothing_but_its_scores(finished, groupe
     assert weights[0] == weights[1]
 
 
+@pytest.mark.thorough
 def test_it_goes_on_where_it_was_stopped_and_is_the_same(finished, grouped):
     path, _, _ = finished
     before = stored(path)

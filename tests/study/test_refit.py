@@ -171,6 +171,7 @@ def test_kills_change_no_bit_and_what_is_kept_is_not_trained_again(bench, finish
     assert kept(path) == (file, weights)
 
 
+@pytest.mark.thorough
 def test_any_strength_can_be_asked_for(bench, tmp_path, blobs):
     place, lines = RunDirectory(tmp_path / "run"), []
     found = refit(bench, place, "L2", 0.3, 2, lines.append)

@@ -592,6 +592,7 @@ def test_a_model_that_can_not_be_saved_still_has_its_answer(blobs, tmp_path, mon
     assert not (tmp_path / "run" / "models" / "best.keras").exists()
 
 
+@pytest.mark.thorough
 def test_folds(blobs, tmp_path):
     bench = runner.prepare(small(folds=3, seeds=[1, 2]), blobs, False)
     summary = run(bench, tmp_path / "run")

@@ -148,6 +148,7 @@ def test_an_object_resumes_itself_and_a_rebuilt_one_too(blobs, tmp_path):
         assert watch.epochs == 0
 
 
+@pytest.mark.thorough
 def test_a_study_may_run_in_two_directories(blobs, wide, tmp_path):
     study = study_of(wide, blobs)
     trained(study, tmp_path / "one")
@@ -169,6 +170,7 @@ def test_a_function_with_options_may_run_in_two_directories(blobs, tmp_path):
     assert b'"parameters": 42' in files(tmp_path / "two")["summary.json"]
 
 
+@pytest.mark.thorough
 def test_a_directory_may_be_moved_and_reached_by_a_link(blobs, wide, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     (tmp_path / "real").mkdir()
@@ -275,6 +277,7 @@ def test_restart_of_nothing_is_a_run(blobs, tmp_path):
     assert watch.epochs == 1
 
 
+@pytest.mark.thorough
 def test_restart_in_a_storage_of_its_own(blobs, tmp_path):
     url = f"sqlite:///{tmp_path}/shared.db"
     study = study_of(tiny, blobs, storage=url)
@@ -408,6 +411,7 @@ def test_one_sigmoid_output_and_two_classes(rng, tmp_path, loss, targets):
     assert study.frame()["val_accuracy"].between(0, 1).all()
 
 
+@pytest.mark.thorough
 def test_data_as_keras_datasets_gives_them(rng, tmp_path):
     x = rng.normal(size=(60, 4)).astype("float32")
     y = np.arange(60) % 3

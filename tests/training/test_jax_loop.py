@@ -120,7 +120,7 @@ def assert_close(found: dict[Lane, Result], expected: dict[Lane, Result], rel: f
 
 
 @pytest.mark.parametrize(
-    "build", [conv, *(pytest.param(build, marks=pytest.mark.thorough) for build in (dense, normed))]
+    "build", [dense, *(pytest.param(build, marks=pytest.mark.thorough) for build in (conv, normed))]
 )
 def test_the_same_curves_as_keras(build):
     lanes = [*LANES, Lane("l2", 1e-2, 1)]
@@ -130,6 +130,7 @@ def test_the_same_curves_as_keras(build):
         assert_close(trained(JaxLoop(task(build), lanes, choice), lanes), expected)
 
 
+@pytest.mark.thorough
 def test_strengths_of_their_own_are_those_of_a_recipe_that_says_so():
     """One a rule, by ratios: bit by bit the recipe with these numbers, and what Keras's fit finds."""
     rules = "dense: kernel = l2({})\nhead: bias = l1(0.01)\nhead: kernel = l1_l2({}, {})"
@@ -164,7 +165,7 @@ OPTIMIZERS = sorted(
 
 
 # Each has a state and a step of its own; every run of the tests takes a few, the thorough ones the rest.
-QUICK = ("Adam", "SGD")
+QUICK = ("Adam",)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +192,8 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["weight decay", *(pytest.param(o, marks=pytest.mark.thorough) for o in OPTIONS if o != "weight decay")],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", list(OPTIONS))
 def test_the_same_curves_and_weights_with_every_option(name):
     the_task = task(optimizer=OPTIONS[name], learning_rate=None)
     found = trained(JaxLoop(the_task, LANES[:2], Choice(2)), LANES[:2])
@@ -244,6 +243,7 @@ def test_a_regression(rng):
     assert_close(trained(JaxLoop(the_task, LANES, Choice(4))), trained(KerasLoop(the_task)))
 
 
+@pytest.mark.thorough
 def test_weights_of_rows(rng):
     the_task = task(weights=rng.random(ROWS).astype("float32"))
     found = trained(JaxLoop(the_task, LANES[:2], Choice(2)), LANES[:2])
@@ -255,7 +255,8 @@ def test_weights_of_rows(rng):
 SCALED = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", pytest.param(SCALED, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("optimizer", ["sgd", SCALED])
 def test_an_arm_with_a_learning_rate_of_its_own(optimizer):
     found = trained(JaxLoop(task(optimizer=optimizer, rates={"l2": 0.2}), LANES, Choice(4)))
     assert_close(found, trained(KerasLoop(task(optimizer=optimizer, rates={"l2": 0.2}))))
@@ -264,6 +265,7 @@ def test_an_arm_with_a_learning_rate_of_its_own(optimizer):
         assert bits(found[lane]) == bits(alike[lane])
 
 
+@pytest.mark.thorough
 def test_frozen_weights_stay_and_are_not_charged():
     def build() -> Any:
         model = dense()
@@ -275,6 +277,7 @@ def test_frozen_weights_stay_and_are_not_charged():
     assert np.array_equal(found[LANES[0]].weights[0], found[LANES[1]].weights[0])
 
 
+@pytest.mark.thorough
 def test_early_stopping_ends_where_keras_does():
     the_task = task(early_stopping=1, learning_rate=0.2, epochs=12)
     lanes = [replace(lane, seed=seed) for lane in LANES for seed in range(3)]
@@ -289,6 +292,7 @@ def test_early_stopping_ends_where_keras_does():
         np.testing.assert_allclose(found[lane].weights[0], result.weights[0], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_micro_batches_are_the_batch():
     one, cut = (
         trained(JaxLoop(task(conv), LANES, Choice(4, lowering=Lowering(micro=micro)))) for micro in (0, 4)
@@ -394,7 +398,7 @@ def test_a_kill_loses_the_epochs_since_the_checkpoint_and_no_bit(monkeypatch, pa
 # --- side by side ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("patience", [None, 2])
+@pytest.mark.parametrize("patience", [None, pytest.param(2, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("rungs", [(), (2, 4)])
 def test_programs_side_by_side_find_the_same_bits_in_the_same_order(rungs, patience):
     the_task = task(dropped, early_stopping=patience, rungs=rungs)

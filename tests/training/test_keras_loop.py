@@ -84,7 +84,7 @@ def with_dropout() -> Any:
 # A lane's key is all that counts.
 
 
-@pytest.mark.parametrize("model", [build, with_dropout])
+@pytest.mark.parametrize("model", [pytest.param(build, marks=pytest.mark.thorough), with_dropout])
 def test_a_lane_does_not_know_its_neighbours(model: Any, backend: str) -> None:
     lane, others = (
         Lane("l1", 0.01, 3),

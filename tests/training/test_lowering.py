@@ -19,7 +19,7 @@ from jax import lax
 
 from shrinkage.training.lowering import lowered, traced
 
-CASES, TOGETHER = 320, 10
+CASES, TOGETHER = 320, 5
 QUICK = 1  # group that every run of the tests takes; all of them are thorough
 TOLERANCE = 1e-5  # of the largest number, in float32
 CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",

@@ -424,7 +424,7 @@ def convolutional(recipe: str, optimizer: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:In force, but the layer's config has no place")
-@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("freeze", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_a_unit_that_is_charged_together_dies_together(freeze):
     """Kernel, bias, scale and shift are zero for the same filters, so these send nothing at all."""
     model = convolutional("conv: unit = group_lasso(0.004)", Proximal(optimizers.Adam(0.02)))

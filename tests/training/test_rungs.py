@@ -111,6 +111,7 @@ def test_of_every_arm_the_best_half_goes_on(drawn, rung):
 # --- exactly where they were ---------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.jax_only  # a minute elsewhere, and the rungs are the same code for both loops
 def test_a_full_grid_chooses_the_same_at_each_rung(name):
     found, full = trained(loop_of(name, task())), trained(loop_of(name, task(rungs=())))
@@ -206,6 +207,7 @@ def test_what_is_on_the_shelf_is_not_trained_again(name):
     assert min(record.epoch for record in again) == 2
 
 
+@pytest.mark.thorough
 def test_a_shelf_of_another_network_is_left_alone(name):
     wide = lambda: mlp((5,), 3, hidden=[7], dropout=0.2, batch_norm=True)  # noqa: E731
     shelf = Memory()
@@ -214,6 +216,7 @@ def test_a_shelf_of_another_network_is_left_alone(name):
     assert len(trained(loop_of(name, task(), shelf))) == len(LANES)
 
 
+@pytest.mark.thorough
 def test_a_diverged_cell_does_not_go_on(name):
     cells = [("none", None), ("l2", 1e-3), ("l2", 1e30), ("l2", 1e31)]
     lanes = [Lane(*cell, seed) for cell in cells for seed in (0, 1)]
