@@ -90,6 +90,23 @@ def by_hand(bench, arm, strength, epochs, blobs):
     return result, loop.score(lane, result.weights, blobs.x_test, blobs.y_test)
 
 
+@pytest.mark.jax_only
+def test_it_runs_the_programs_of_the_study(blobs, tmp_path, monkeypatch):
+    from shrinkage.training.jax_lanes import Lanes
+
+    made, make = list[Lanes](), Lanes.__init__
+
+    def noted(self, *given):
+        made.append(self)
+        make(self, *given)
+
+    monkeypatch.setattr(Lanes, "__init__", noted)
+    watch = Watch()
+    run(runner.prepare(spec(), blobs, allow_code=False), tmp_path / "run", watch)
+    assert len(watch.again) == 1
+    assert len(made) == 1
+
+
 @pytest.mark.thorough
 def test_it_is_the_loops_own_training_on_all_rows(bench, finished, blobs):
     path, summary, watch = finished

@@ -161,6 +161,7 @@ def alternatives(first: Choice, lanes: Sequence[Lane], costly: int, alone: bool 
     if not first.lowering.emitters:
         lowerings.append(replace(first.lowering, emitters=True))
     found = [replace(first, lanes=n, lowering=how) for how in lowerings for n in counts]
+    found.append(replace(first, at_once=1))  # a large network's step has work for all processors
     return [choice for choice in found if choice != first]
 
 

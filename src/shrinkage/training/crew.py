@@ -34,7 +34,7 @@ class Crew:
     def map(
         self, work: Callable[[_Item], _Found], items: Iterable[_Item], size: int
     ) -> Iterator[tuple[_Item, _Found]]:
-        """Do ``work`` on each item, on ``size`` of them at a time; yield both in the order of the items.
+        """Do ``work`` on each item, on ``size`` of them at a time; yield both when it is done.
 
         An item is taken when there is a worker for it, by the calling thread. Where ``size`` is 1, that
         thread does the work too. What a worker raises is raised here at once; the others stop at their next
@@ -43,21 +43,22 @@ class Crew:
         if size == 1:
             yield from ((item, work(item)) for item in items)
             return
-        waiting, begun, self._over = iter(items), list[tuple[_Item, Future[_Found]]](), False
+        waiting, done, self._over = iter(items), list[tuple[_Item, _Found]](), False
         left = True
         try:
-            while left or begun:
+            while True:
                 while left and len(self._workers) < size:
                     for item in waiting:
-                        begun.append((item, self._begin(partial(work, item))))
+                        self._begin(partial(work, item), partial(_pair, done, item))
                         break
                     else:
                         left = False
-                if begun and begun[0][1].done():
-                    item, found = begun.pop(0)
-                    yield item, found.result()
+                if done:
+                    yield done.pop(0)
                 elif self._workers:
                     self._asked.get()()
+                else:
+                    return
         finally:
             self._over = True
             while self._workers:
@@ -86,7 +87,7 @@ class Crew:
             answer.set_exception(error)
             raise
 
-    def _begin(self, work: Callable[[], _Found]) -> Future[_Found]:
+    def _begin(self, work: Callable[[], _Found], tell: Callable[[_Found], None]) -> None:
         found: Future[_Found] = Future()
 
         def labour() -> None:
@@ -94,17 +95,20 @@ class Crew:
                 found.set_result(work())
             except BaseException as error:
                 found.set_exception(error)
-            self._asked.put(partial(self._ended, threading.current_thread(), found))
+            self._asked.put(partial(self._ended, threading.current_thread(), found, tell))
 
         worker = threading.Thread(target=labour, daemon=True)
         self._workers.add(worker)
         worker.start()
-        return found
 
-    def _ended(self, worker: threading.Thread, found: Future[_Found]) -> None:
+    def _ended(self, worker: threading.Thread, found: Future[_Found], tell: Callable[[_Found], None]) -> None:
         self._workers.discard(worker)
         if not self._over:
-            found.result()  # raises what it failed with
+            tell(found.result())  # or raises what it failed with
+
+
+def _pair(done: list[tuple[_Item, _Found]], item: _Item, found: _Found) -> None:
+    done.append((item, found))
 
 
 def processors() -> int:

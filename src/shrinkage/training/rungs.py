@@ -71,7 +71,7 @@ class Climber(Protocol):
     def side_by_side(
         self, work: Callable[[_Item], _Found], items: Iterable[_Item]
     ) -> Iterator[tuple[_Item, _Found]]:
-        """Do ``work``, which calls :meth:`advance`, on each item; yield both in the order of the items."""
+        """Do ``work``, which calls :meth:`advance`, on each item; yield both when it is done."""
         ...
 
     def advance(
