@@ -375,6 +375,7 @@ def test_json_is_one_document(shell, home, finished):
     assert document == json.loads((path / "summary.json").read_text())
 
 
+@pytest.mark.thorough
 def test_quiet_is_the_answer_alone(shell, home, finished):
     _, first = finished
     ended = shell("run", "study.toml", "-o", "finished", "--quiet", cwd=home)
@@ -681,6 +682,7 @@ def test_explain(shell, home, finished):
     assert [(one["sentence"], tuple(one["facts"])) for one in listed] == [(s.sentence, s.facts) for s in said]
 
 
+@pytest.mark.thorough
 def test_export(shell, home, finished):
     frame, curves = Study.load(finished[0]).frame(), Study.load(finished[0]).curves()
     printed = shell("export", "finished", cwd=home)

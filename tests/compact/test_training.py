@@ -259,6 +259,7 @@ def charged(model: Any) -> dict[str, Any]:
     return {charge.place: charge.regularizer for charge in charges(model)}
 
 
+@pytest.mark.thorough
 def test_penalties_stay_in_force_and_the_file_is_kerass(model, tmp_path, run_python, data, array):
     """Live strengths become what they are now; the config holds Keras's own objects."""
     shrinkage.apply(

@@ -237,6 +237,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.thorough
 def test_hostile_names_are_shown_as_they_stand(tmp_path, page):
     frame, curves = study(HOSTILE, seeds=2, epochs=4)
     summary = summary_of(frame, curves)

@@ -295,6 +295,7 @@ def test_restart_in_a_storage_of_its_own(blobs, tmp_path):
 # --- initial weights -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_saved_weights_are_where_every_trial_starts(blobs, wide, tmp_path):
     training = {"epochs": 1, "batch_size": 32, "optimizer": "sgd", "learning_rate": 1e-30}
     study = study_of(wide, blobs, initial="saved", seeds=2, arms=[L2], training=training)

@@ -219,9 +219,8 @@ PROXIMAL = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["momentum", *(pytest.param(o, marks=pytest.mark.thorough) for o in PROXIMAL if o != "momentum")]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", list(PROXIMAL))
 def test_the_same_curves_and_zeros_with_proximal_steps(name):
     """In one program whose lanes are charged on weights, on units, or not at all."""
     lanes = [Lane(arm, None if arm == "none" else 0.1, 0) for arm in SPARSE]

@@ -132,6 +132,7 @@ def test_custom_derivatives_stay(activation):
     assert np.array_equal(jax.grad(lowered(f))(x), jax.grad(f)(x))
 
 
+@pytest.mark.thorough
 def test_recurrent_layers_branches_and_remat_pass(rng):
     layer = layers.LSTM(3)
     layer.build((2, 5, 4))

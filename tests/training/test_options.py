@@ -217,6 +217,7 @@ def test_decay_replaces_an_optimizers_own_and_reaches_into_proximal():
 # --- max-norm ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_max_norm_is_over_what_each_unit_receives_and_is_saved(tmp_path):
     model = keras.Sequential(
         [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.DepthwiseConv2D(3, depth_multiplier=2),
