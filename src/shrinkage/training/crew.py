@@ -1,8 +1,8 @@
 """A crew: threads that compute side by side, and one that does all the rest for them.
 
 A small program can't use two processors well, and two of them at a time can (``benchmarks/sweep.py``).
-Compiled programs run without Python's lock; but models, files and whoever is told of an epoch know one thread, the
-one that called. A worker asks that thread for what it must not do itself.
+Compiled programs run without Python's lock; but models, files and whoever is told of an epoch know one
+thread, the one that called. A worker asks that thread for what it must not do itself.
 """
 
 from __future__ import annotations
