@@ -15,8 +15,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class _OverError(Exception):
@@ -32,8 +32,8 @@ class Crew:
         self._over = False
 
     def map(
-        self, work: Callable[[_Item], _Found], items: Iterable[_Item], size: int
-    ) -> Iterator[tuple[_Item, _Found]]:
+        self, work: Callable[[Item], Found], items: Iterable[Item], size: int
+    ) -> Iterator[tuple[Item, Found]]:
         """Do ``work`` on each item, on ``size`` of them at a time; yield both when it is done.
 
         An item is taken when there is a worker for it, by the calling thread. Where ``size`` is 1, that
@@ -43,7 +43,7 @@ class Crew:
         if size == 1:
             yield from ((item, work(item)) for item in items)
             return
-        waiting, done, self._over = iter(items), list[tuple[_Item, _Found]](), False
+        waiting, done, self._over = iter(items), list[tuple[Item, Found]](), False
         left = True
         try:
             while True:
@@ -64,11 +64,11 @@ class Crew:
             while self._workers:
                 self._asked.get()()
 
-    def here(self, work: Callable[[], _Found]) -> _Found:
+    def here(self, work: Callable[[], Found]) -> Found:
         """Do ``work`` in the thread that the crew works for; return what it returns, raise what it raises."""
         if threading.current_thread() not in self._workers:
             return work()
-        answer: Future[_Found] = Future()
+        answer: Future[Found] = Future()
         self._asked.put(partial(self._answer, answer, work))
         return answer.result()
 
@@ -77,7 +77,7 @@ class Crew:
         if self._over and threading.current_thread() in self._workers:
             raise _OverError
 
-    def _answer(self, answer: Future[_Found], work: Callable[[], _Found]) -> None:
+    def _answer(self, answer: Future[Found], work: Callable[[], Found]) -> None:
         if self._over:
             answer.set_exception(_OverError())
             return
@@ -87,8 +87,8 @@ class Crew:
             answer.set_exception(error)
             raise
 
-    def _begin(self, work: Callable[[], _Found], tell: Callable[[_Found], None]) -> None:
-        found: Future[_Found] = Future()
+    def _begin(self, work: Callable[[], Found], tell: Callable[[Found], None]) -> None:
+        found: Future[Found] = Future()
 
         def labour() -> None:
             try:
@@ -101,13 +101,13 @@ class Crew:
         self._workers.add(worker)
         worker.start()
 
-    def _ended(self, worker: threading.Thread, found: Future[_Found], tell: Callable[[_Found], None]) -> None:
+    def _ended(self, worker: threading.Thread, found: Future[Found], tell: Callable[[Found], None]) -> None:
         self._workers.discard(worker)
         if not self._over:
             tell(found.result())  # or raises what it failed with
 
 
-def _pair(done: list[tuple[_Item, _Found]], item: _Item, found: _Found) -> None:
+def _pair(done: list[tuple[Item, Found]], item: Item, found: Found) -> None:
     done.append((item, found))
 
 

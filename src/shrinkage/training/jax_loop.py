@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from shrinkage.errors import TrainingError
 from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.choose import Choice, Lowering, alternatives, first_choice
 from shrinkage.training.cohorts import Cohort, cohorts
-from shrinkage.training.crew import Crew, processors
+from shrinkage.training.crew import Crew, Found, Item, processors
 from shrinkage.training.initial import data_order, drawn
 from shrinkage.training.jax_lanes import Lanes, Rows, State
 from shrinkage.training.rungs import Leaves, Phase, Save, climb
@@ -37,8 +37,6 @@ _SHARE = 0.25  # of the memory
 _TRIED = 0.2  # seconds that a way of running lanes is timed
 _WORTH = 60.0  # seconds of training from which on trying other ways takes less time than it may save
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
 
 
 class JaxLoop:
@@ -154,8 +152,8 @@ class JaxLoop:
         return self._programs().like(len(cohort.seeds), len(cohort.cells))
 
     def side_by_side(
-        self, work: Callable[[_Item], _Found], items: Iterable[_Item]
-    ) -> Iterator[tuple[_Item, _Found]]:
+        self, work: Callable[[Item], Found], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Found]]:
         """Do ``work`` on as many items at once as were chosen."""
         return self._crew.map(work, items, self.choice.at_once)
 

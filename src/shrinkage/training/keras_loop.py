@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from shrinkage.recipe import attach, bind, strip
 from shrinkage.training.checkpoint import Memory, Running, Shelf
 from shrinkage.training.cohorts import Cohort
 from shrinkage.training.constraints import constrain
+from shrinkage.training.crew import Found, Item
 from shrinkage.training.initial import data_order, drawn, initialise, seed_dropout, with_fresh_names
 from shrinkage.training.metrics import leaves as optimizers_in
 from shrinkage.training.objective import MeasuredLoss, measure_data_loss
@@ -31,8 +32,6 @@ from shrinkage.training.smoothing import smoothed
 from shrinkage.training.task import Keep, Lane, Record, Result, Task, Wave
 
 _EVALUATION_BATCH = 512
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
 
 
 class _Shuffled(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no type information
@@ -151,8 +150,8 @@ class KerasLoop:
         return [((1, 1, *v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
 
     def side_by_side(
-        self, work: Callable[[_Item], _Found], items: Iterable[_Item]
-    ) -> Iterator[tuple[_Item, _Found]]:
+        self, work: Callable[[Item], Found], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Found]]:
         """Do ``work`` on one item after the other."""
         yield from ((item, work(item)) for item in items)
 

@@ -19,13 +19,14 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shrinkage.training.checkpoint import Running, Shelf, name_of, pack, unpack
 from shrinkage.training.cohorts import Cohort
+from shrinkage.training.crew import Found, Item
 from shrinkage.training.task import ALIKE as ALIKE
 from shrinkage.training.task import Cell, Lane, Record, Result, Wave
 
@@ -33,8 +34,6 @@ REDUCTION = 2  # every second strength goes on from a rung
 
 Leaves = Sequence[NDArray[Any]]  # a cohort's state, each with the axes seeds × cells first
 Save = Callable[[Leaves, int], None]
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ class Climber(Protocol):
         ...
 
     def side_by_side(
-        self, work: Callable[[_Item], _Found], items: Iterable[_Item]
-    ) -> Iterator[tuple[_Item, _Found]]:
+        self, work: Callable[[Item], Found], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Found]]:
         """Do ``work``, which calls :meth:`advance`, on each item; yield both when it is done."""
         ...
 
