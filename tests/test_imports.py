@@ -39,7 +39,7 @@ OF_JAX = ("jax_forward", "jax_lanes", "jax_loop", "lowering")
 
 #: Where, and only where, a heavy or optional library may be imported.
 HOMES = {
-    "optuna": {"study/storage.py", "study/search.py"},
+    "optuna": {"study/storage.py", "study/proposed.py"},
     "jax": {f"training/{name}.py" for name in ("hypergradient", *OF_JAX)},
     "jaxlib": {f"training/{name}.py" for name in OF_JAX},
     "ray": {"study/cluster.py"},

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shrinkage.study.search import HALF, strategy
-from shrinkage.study.space import Space, Step
+from shrinkage.errors import SpecError
+from shrinkage.study.closer import HALF
+from shrinkage.study.search import strategy
+from shrinkage.study.space import Down, Space, Step
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.words import number
 
@@ -283,3 +286,44 @@ def test_strengths_of_their_own_come_closer_than_the_best_common_one():
 
 def test_an_arm_with_strengths_a_rule_is_searched_by_bayes():
     assert space(None, arms=[EACH]).spec.strategy == "bayes"
+
+
+def down_to(best: tuple[float, ...], begun: list[Any]) -> Any:
+    """Return a descent that goes half of the way to the best, in decades, in each of three steps."""
+
+    def descent(arm: str, strength: float) -> Any:
+        begun.append((arm, strength))
+        at = [strength] * len(best)
+        for _ in range(3):
+            at = [math.sqrt(a * b) for a, b in zip(at, best, strict=True)]
+            yield Down(tuple(at), 100)
+
+    return descent
+
+
+def test_the_way_down_begins_at_the_best_common_strength_and_is_tried_where_strengths_are_chosen():
+    best, begun = (1e-4, 0.1), list[Any]()
+    where = space(arms=[EACH, L1], strategy="hypergradient", seeds=1, repeats=3)
+    steps, tried = by_rule(replace(where, descent=down_to(best, begun)), best)
+    own = {cell: strengths for cell, strengths in tried.items() if cell[0] == "each"}
+    away = {c: sum(math.log10(s / b) ** 2 for s, b in zip(o, best, strict=True)) for c, o in own.items()}
+    common = [c for c, o in own.items() if o[0] == pytest.approx(o[1])]
+    assert begun == [("each", min(common, key=away.__getitem__)[1])]  # and L1 goes nowhere
+    assert min(away, key=away.__getitem__) == list(own)[-1]
+    asked = [unit for step in steps for cell, unit in step.asked if cell not in common and cell in own]
+    assert asked == [(0, 1), (0, 2)] * 3  # the first split found the way, and has no say
+    assert [step.spent for step in steps if step.spent] == [100] * 3
+
+
+def test_the_way_down_ends_where_the_range_does():
+    where = space(arms=[EACH], strategy="hypergradient", seeds=1)
+    _, reason, _ = run(replace(where, descent=down_to((1e-9, 1e-9), [])), valley(1e-4))
+    assert reason.endswith("The way down from there left the range that the study names.")
+
+
+@pytest.mark.parametrize("name", ["auto", "refine", "path"])
+def test_a_strength_for_each_rule_goes_with_the_strategies_that_find_it(name):
+    with pytest.raises(SpecError, match='write strategy = "bayes" or "hypergradient"'):
+        space(name, arms=[EACH])
+    with pytest.raises(SpecError, match='"hypergradient" needs an arm with strength_per = "rule"'):
+        space("hypergradient", arms=[L2])

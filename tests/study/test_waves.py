@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from shrinkage.data import Data
-from shrinkage.errors import RunError, SpecError
+from shrinkage.errors import RunError, SpecError, TrainingError
 from shrinkage.recipe import Recipe
 from shrinkage.study import runner, waves
+from shrinkage.study.descents import STEPS
 from shrinkage.study.design import Trial
 from shrinkage.study.results import Results, frame
 from shrinkage.study.search import strategy
@@ -205,13 +206,15 @@ def test_a_path_goes_on_from_the_weights_before(blobs, tmp_path, loop):
     assert any((a != b).any() for a, b in zip(after, fresh.weights, strict=True))
 
 
+EACH: dict[str, Any] = {
+    "name": "each", "recipe": ["dense_1: kernel = l2(strength)", "head: kernel = l2(strength)"],
+    "strength_per": "rule",
+}  # fmt: skip
+
+
 @pytest.mark.thorough
 def test_rules_with_strengths_of_their_own_are_trained_reported_and_saved(blobs, tmp_path):
-    arm = {
-        "name": "each", "recipe": ["dense_1: kernel = l2(strength)", "head: kernel = l2(strength)"],
-        "strength_per": "rule",
-    }  # fmt: skip
-    bench = prepared(blobs, arms=[arm], seeds=1, budget=13, refit=True)
+    bench = prepared(blobs, arms=[EACH], seeds=1, budget=13, refit=True)
     summary = run(bench, tmp_path / "run")
     table = frame(["none", "each"], TrialStore(tmp_path / "run", None, "study").finished(), {})
     own = table[table["arm"] == "each"]
@@ -219,11 +222,45 @@ def test_rules_with_strengths_of_their_own_are_trained_reported_and_saved(blobs,
     np.testing.assert_allclose(own["strength"] ** 2, own["strength_1"] * own["strength_2"], rtol=5e-3)
     note = next(note for note in summary.notes if note.startswith("each: each rule has a strength"))
     chosen = own[own["strength"] == summary.arm("each").selection.strength].iloc[0]
-    rules = Recipe(arm["recipe"]).at(
+    rules = Recipe(EACH["recipe"]).at(
         chosen["strength"],
         (chosen["strength_1"] / chosen["strength"], chosen["strength_2"] / chosen["strength"]),
     )
     assert all(str(rule) in note for rule in rules)
+
+
+@pytest.mark.thorough
+def test_the_way_down_the_hypergradient_is_kept_counted_and_gone_once(blobs, tmp_path, monkeypatch):
+    bench = prepared(blobs, arms=[EACH], strategy="hypergradient", seeds=1, repeats=2)
+    path, walked = tmp_path / "run", list[float]()
+    walk = bench.descents.steps
+
+    def steps(arm: str, strength: float) -> Any:
+        for down in walk(arm, strength):
+            walked.append(down.row_epochs)
+            yield down
+
+    monkeypatch.setattr(bench.descents, "steps", steps)
+    with pytest.raises(Crash):
+        run(bench, path, Watch(crash_after=13))  # after steps down, and before the last
+    assert 0 < len(walked) < STEPS
+    run(bench, path)
+    before, summary = len(walked), RunDirectory(path).summary.read_bytes()
+    run(bench, path)
+    assert len(walked) == before  # what was found is not looked for again
+    assert RunDirectory(path).summary.read_bytes() == summary
+    whole = tmp_path / "whole"
+    run(bench, whole)
+    assert RunDirectory(whole).summary.read_bytes() == summary
+    rows = len(bench.loop.task.splits[0].train)
+    epochs = len(RunDirectory(whole).curves(list(TrialStore(whole, None, "study").finished())))
+    assert search_of(whole)["row_epochs"] == rows * (epochs + 3 * 3 * (STEPS + 1))  # 3 epochs, 2 derivatives
+
+
+def test_without_a_derivative_there_is_no_hypergradient(blobs, monkeypatch):
+    monkeypatch.setattr("shrinkage.training.hypergradient.refusal", lambda model: "it has none")
+    with pytest.raises(TrainingError, match=r"Arm 'each': There is no gradient .*: it has none"):
+        prepared(blobs, arms=[EACH], strategy="hypergradient")
 
 
 def test_of_a_regression_the_trials_known_beforehand_are_those_that_the_search_begins_with(blobs):

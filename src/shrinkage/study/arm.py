@@ -68,8 +68,8 @@ class Arm(Part):
     strengths
         A geometric grid ``{low, high, count}`` or a list of numbers ≥ 0; 0 is the shared baseline.
     strength_per
-        ``"rule"`` gives each rule that says ``strength`` one of its own, which ``strategy = "bayes"``
-        searches; the arm's is then their geometric mean. ``"arm"``: all rules have the same.
+        ``"rule"`` gives each rule that says ``strength`` one of its own, which ``strategy = "bayes"`` and
+        ``"hypergradient"`` search; the arm's is then their geometric mean. ``"arm"``: all have the same.
     learning_rate
         The arm's own, in the place of the training's.
     model_options

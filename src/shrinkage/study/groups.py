@@ -108,7 +108,7 @@ class Groups:
         cells = dict.fromkeys((lane.arm, lane.strength) for lane in lanes)
         arms = [self.spec.arm(name) for name in dict.fromkeys(arm for arm, _ in cells)]
         own, data = self.spec.at(*next(iter(cells))), self._data
-        with _named(arms[0].name if arms[0].options else ""):
+        with named(arms[0].name if arms[0].options else ""):
             source = model_source(own, data, self._allow_code)
             model = with_fresh_names(source.build)
             strip(model)
@@ -151,7 +151,7 @@ class Groups:
 
 
 @contextmanager
-def _named(arm: str) -> Iterator[None]:
+def named(arm: str) -> Iterator[None]:
     """Say of which arm an error is."""
     try:
         yield

@@ -16,6 +16,7 @@ import pandas as pd
 from shrinkage.data import Data
 from shrinkage.errors import DataError, RunError
 from shrinkage.study import design, selection
+from shrinkage.study.descents import Descents
 from shrinkage.study.design import Trial
 from shrinkage.study.groups import Groups
 from shrinkage.study.outcome import conclude
@@ -132,6 +133,7 @@ class Bench:
     trials: tuple[Trial, ...]
     space: Space
     groups: Groups
+    descents: Descents
 
     def task_of(self, arm: str, strength: float | None) -> Task:
         """Return how the trials of a cell are trained."""
@@ -166,7 +168,9 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
     first = next(strategy(space))
     trials = design.trials(spec, facts, first, facts_of=lambda cell: groups.of(cell).facts)
     check_budget(spec.budget, len(trials))
-    return Bench(spec, data, base.source, objective, groups.loop, facts, trials, space, groups)
+    return Bench(
+        spec, data, base.source, objective, groups.loop, facts, trials, space, groups, Descents(space, groups)
+    )
 
 
 def _scale(objective: Objective, y: Any) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class Step:
         Cells that begin from the weights to which another was trained.
     ratios
         Of cells whose rules have each a strength of its own: by what each multiplies the cell's.
+    spent
+        The work that went into the proposals themselves, in row-epochs.
     """
 
     why: str
@@ -49,6 +52,7 @@ class Step:
     epochs: int | None = None
     after: Mapping[Cell, Cell] = field(default_factory=dict)
     ratios: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
+    spent: int = 0
 
 
 Strategy = Generator[Step, Seen, str]
@@ -56,14 +60,31 @@ Strategy = Generator[Step, Seen, str]
 
 @dataclass(frozen=True)
 class Look:
-    """What one arm asks for next, and the ratios of its cells, where each rule has a strength of its own."""
+    """What one arm asks for next, as in `Step`."""
 
     asked: tuple[Asked, ...]
     ratios: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
+    why: str = "a closer look"
+    spent: int = 0
 
 
 #: The looks of one arm, until it returns why it has stopped.
 ArmSearch = Generator[Look, Seen, str]
+
+
+class Down(NamedTuple):
+    """A strength for each rule, a step down the gradient, and what the step took, in row-epochs."""
+
+    strengths: tuple[float, ...]
+    row_epochs: int
+
+
+#: From an arm at its best common strength, one step after the other.
+Descent = Callable[[str, float], Iterator[Down]]
+
+
+def _nowhere(arm: str, strength: float) -> Iterator[Down]:
+    return iter(())
 
 
 @dataclass(frozen=True)
@@ -77,10 +98,13 @@ class Space:
     scale
         The order of magnitude of the loss, which strengths are multiples of: 1 for a crossentropy, that of
         the targets' variance for a squared error.
+    descent
+        Goes down the gradient, on the first unit; needed by ``"hypergradient"`` alone.
     """
 
     spec: StudySpec
     scale: float = 1.0
+    descent: Descent = _nowhere
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -91,10 +115,10 @@ class Space:
     def choosing(self) -> tuple[Unit, ...]:
         """The units that a strength is chosen on.
 
-        Of several random splits ``auto`` uses the first to find out where to look, and it has no say in what
-        is chosen there; else these are all units.
+        Of several random splits a search that explores uses the first to find out where to look, and it has
+        no say in what is chosen there; else these are all units.
         """
-        apart = self.spec.strategy == "auto" and self.spec.resamples
+        apart = self.spec.explores and self.spec.resamples
         return tuple(u for u in self.units if u[1] != 0) if apart else self.units
 
     @property

@@ -35,7 +35,9 @@ class StudySpec(Part):
         where all are named. ``"auto"``, the default else, finds the range by itself and looks closer until
         the answer is known. ``"refine"``: a grid, then closer around the best. ``"halving"``: after each of
         ``rungs`` only the better half of each arm's strengths goes on. ``"path"``: from the weakest upwards,
-        each from the weights of the one before. ``"bayes"``: Optuna's sampler proposes.
+        each from the weights of the one before. ``"bayes"``: Optuna's sampler proposes. ``"hypergradient"``:
+        as ``"auto"``, and from the best strength of an arm down the derivative of the validation data loss,
+        to one strength a rule.
     rungs
         Epochs after which ``"halving"`` stops strengths, ascending; by default after a twelfth, a sixth and
         a third of them.
@@ -78,7 +80,7 @@ class StudySpec(Part):
     nested: Annotated[int, Field(strict=True, ge=2)] | None = None
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = (0, 1, 2, 3, 4)
     training: Training = Training()
-    strategy: Literal["auto", "grid", "refine", "halving", "path", "bayes"] = "auto"
+    strategy: Literal["auto", "grid", "refine", "halving", "path", "bayes", "hypergradient"] = "auto"
     rungs: tuple[Count, ...] | None = None
     tolerance: Annotated[Number, Field(ge=0)] = 1.0
     budget: int | str | None = None
@@ -131,8 +133,12 @@ class StudySpec(Part):
         if "strategy" not in self.model_fields_set:  # the study is still being made
             found = "grid" if unnamed is None else "auto"  # of a grid there is nothing to find
             self.__dict__["strategy"] = found if per_rule is None else "bayes"
-        elif per_rule is not None and self.strategy != "bayes":
-            raise ValueError(f'arm {per_rule!r} has a strength for each rule: write strategy = "bayes"')
+        elif per_rule is not None and self.strategy not in ("bayes", "hypergradient"):
+            raise ValueError(
+                f'arm {per_rule!r} has a strength for each rule: write strategy = "bayes" or "hypergradient"'
+            )
+        elif per_rule is None and self.strategy == "hypergradient":
+            raise ValueError('strategy = "hypergradient" needs an arm with strength_per = "rule"')
         if unnamed is not None and self.is_settled:
             raise ValueError(f"arm {unnamed!r} leaves its strength open; give it strengths")
         if self.strategy == "path" and (self.refit or self.nested):
@@ -161,6 +167,11 @@ class StudySpec(Part):
     def is_settled(self) -> bool:
         """Whether all trials are known before the first is trained."""
         return self.strategy in ("grid", "halving")
+
+    @property
+    def explores(self) -> bool:
+        """Whether the range of the strengths is found on one unit, before they are trained on others."""
+        return self.strategy in ("auto", "hypergradient")
 
     @property
     def stops(self) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ _OWN = (
     "test.json",
     "plan.json",
     "search.json",
+    "descents.json",
     "checkpoints",
     "validation_curve.png",
     "learning_curves.png",
@@ -137,6 +138,7 @@ class RunDirectory:
         self.models = path / "models"
         self.plan = path / "plan.json"  # how the trials are trained: what the last bits depend on
         self.search = path / "search.json"  # what the strategy has asked for
+        self.descents = path / "descents.json"  # what the hypergradient has proposed
         self.checkpoints = Checkpoints(path / "checkpoints")
 
     @property

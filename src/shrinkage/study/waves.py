@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from shrinkage.study.design import Trial
 from shrinkage.study.final import Asked, Searched
 from shrinkage.study.groups import reason
 from shrinkage.study.search import strategy
-from shrinkage.study.space import Cell, Seen, Step, Unit
+from shrinkage.study.space import Cell, Down, Seen, Step, Unit
 from shrinkage.study.spec import StudySpec, seconds
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json
 from shrinkage.study.words import duration
@@ -80,6 +82,7 @@ class Search:
         self._bench, self._directory, self._store, self._observer = bench, directory, store, observer
         self._asked: dict[tuple[Cell, Unit], Trial] = {}
         self._waves: dict[str, tuple[Step, tuple[Trial, ...]]] = {}  # by key: with whom a trial is trained
+        self._spent = 0  # row-epochs of what proposed strengths
         self.log = Log.read(directory, bench.spec)
 
     @property
@@ -91,7 +94,7 @@ class Search:
         """Train what is asked for and is not finished, wave by wave; yield each trial when it ends."""
         before, clock = self.log, _Clock(self._bench.spec.budget, self.log.seconds)
         self.log = replace(before, waves=(), ended=None)
-        steps = strategy(self._bench.space)
+        steps = strategy(replace(self._bench.space, descent=self._descent))
         step = next(steps)
         while not self.log.ended:
             wave = self._plan(step)
@@ -129,13 +132,29 @@ class Search:
         """Return how many rows were trained on, each as often as it was: the work that the search took."""
         splits = self._bench.loop.task.splits
         trials = {trial.key: trial for _, wave in self._waves.values() for trial in wave}
-        return sum(len(splits[t.lane.split].train) * self._directory.epochs(key) for key, t in trials.items())
+        rows = {key: len(splits[trial.lane.split].train) for key, trial in trials.items()}
+        return self._spent + sum(rows[key] * self._directory.epochs(key) for key in rows)
+
+    def _descent(self, arm: str, strength: float) -> Iterator[Down]:
+        """Go down the gradient; what was found on the way before is not found again."""
+        key, path = json.dumps([arm, strength]), self._directory.descents
+        stored = self._directory.read_json(path) or {}
+        found = [Down(tuple(strengths), work) for strengths, work in stored.get(key, {}).get("steps", ())]
+        yield from found
+        if stored.get(key, {}).get("ended"):
+            return
+        with named_failures():
+            for down in islice(self._bench.descents.steps(arm, strength), len(found), None):
+                found.append(down)
+                write_json(path, {**stored, key: {"steps": found, "ended": False}})
+                yield down
+        write_json(path, {**stored, key: {"steps": found, "ended": True}})
 
     # --- one wave -------------------------------------------------------------------------------------------
 
     def _plan(self, step: Step) -> tuple[Trial, ...]:
         """Return the trials of a step that no earlier one has brought to their end."""
-        new = self._new(step)
+        new, self._spent = self._new(step), self._spent + step.spent
         wave = design.trials(self._bench.spec, self._bench.facts, new, self._asked, self._bench.facts_of)
         self._asked |= dict(zip(new.asked, wave, strict=True))
         self._waves |= {trial.key: (new, wave) for trial in wave}
