@@ -21,8 +21,9 @@ from shrinkage.study import notes, words
 from shrinkage.study.compare import cells, differences, recommend, select, summarise
 from shrinkage.study.judge import judge
 from shrinkage.study.power import detectable_difference
+from shrinkage.study.records import as_json
 from shrinkage.study.stats import Estimate, estimate, holm, paired_t
-from shrinkage.study.summary import Summary, as_json
+from shrinkage.study.summary import Summary
 
 NAN = float("nan")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shrinkage.study.compare import cells, select, summarise
 from shrinkage.study.diagnose import TURN_MARGIN, diagnose, mean_curve
-from shrinkage.study.summary import as_json
+from shrinkage.study.records import as_json
 
 NAN = float("nan")
 E = np.arange(1, 31)

@@ -212,7 +212,7 @@ def test_it_is_said_how_often_what_was_chosen():
 
 
 def _plain(nested):
-    from shrinkage.study.summary import as_json
+    from shrinkage.study.records import as_json
 
     return as_json(nested)
 

@@ -50,8 +50,8 @@ def explain(run: _Run, as_json: Json = False) -> None:
     from shrinkage.report import terminal
     from shrinkage.report.explain import explain as sentences
     from shrinkage.report.explain import wrapped
+    from shrinkage.study.records import as_json as plain
     from shrinkage.study.results import Results
-    from shrinkage.study.summary import as_json as plain
 
     results = Results.load(run)
     said = sentences(results.summary, results.evidence, results.refit, results.nested, results.search)

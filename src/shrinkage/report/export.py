@@ -6,7 +6,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from shrinkage.study.summary import as_json
+from shrinkage.study.records import as_json
 
 if TYPE_CHECKING:  # the names of the formats are wanted before it is needed
     import pandas as pd

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shrinkage.study.summary import as_json, from_json
+from shrinkage.study.records import as_json, from_json
 
 
 @dataclass(frozen=True)

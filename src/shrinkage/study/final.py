@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from shrinkage.study.records import from_json
 from shrinkage.study.stats import Estimate
-from shrinkage.study.summary import from_json
 
 
 class _Stored:

@@ -15,10 +15,11 @@ from shrinkage.study import examine, notes
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
+from shrinkage.study.records import as_json
 from shrinkage.study.refit import Refitted, epochs_of, refit
 from shrinkage.study.results import frame
 from shrinkage.study.storage import RunDirectory, save_model, write_json
-from shrinkage.study.summary import Summary, as_json
+from shrinkage.study.summary import Summary
 from shrinkage.training.constraints import constrain
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import make_optimizer

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from shrinkage.study.records import as_json, from_json
 from shrinkage.study.storage import RunDirectory, write_json
-from shrinkage.study.summary import as_json, from_json
 
 _PACKAGES = ("shrinkage", "keras", "jax", "tensorflow", "torch", "numpy", "scikit-learn", "optuna", "pandas")
 

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import keras
-import numpy as np
 import pandas as pd
 
-from shrinkage.data import Data
-from shrinkage.data.build import KEYS, build_data
-from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
+from shrinkage.errors import RunError, SpecError
 from shrinkage.study import runner
+from shrinkage.study.inputs import STORED_MODEL, as_data, materialised, name_of_groups, reference
 from shrinkage.study.nested import names, run_nested
-from shrinkage.study.references import architecture, check_fit, load_study_data, same_weights
+from shrinkage.study.references import load_study_data
 from shrinkage.study.results import Results, frame
 from shrinkage.study.runner import Observer, Silent
 from shrinkage.study.spec import StudySpec, resolved
-from shrinkage.study.storage import RunDirectory, TrialStore, save_model, write_atomically
+from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.study.summary import Summary
 from shrinkage.study.table import plan_html
-from shrinkage.training.initial import with_fresh_names
-from shrinkage.training.saved import load_model
 
 if TYPE_CHECKING:
     from shrinkage.report.plots import Plots
-
-_STORED_MODEL = "inputs/model.keras"
 
 
 class Study:
@@ -131,15 +124,15 @@ class Study:
         storage: str | None = None,
         data_dir: str | Path | None = None,
     ) -> None:
-        self._model, self._data = model, _as_data(data, groups)
+        self._model, self._data = model, as_data(data, groups)
         self._data_dir = None if data_dir is None else str(data_dir)
         self.directory: Path | None = None
         fields = {
             "name": name,
             "data": resolved(str(data), Path()) if self._data is None else "inputs/data.npz",
             "label": label,
-            "groups": _name_of_groups(groups, self._data),
-            "model": _reference(model),
+            "groups": name_of_groups(groups, self._data),
+            "model": reference(model),
             "model_options": {} if model_options is None else model_options,
             "initial": initial,
             "validation": validation,
@@ -228,7 +221,7 @@ class Study:
             if restart:
                 self._clear(place)
             data = self._data or load_study_data(self.spec, self._data_dir, allow_code)
-            self.spec = self._materialised(place, data)
+            self.spec = materialised(place, self._asked, self._model, data, owned=self._data is not None)
             if self._data is not None:  # called as it will be when it is read back from the directory
                 data = replace(data, name=Path(self.spec.data).stem)
             bench = runner.prepare(self.spec, data, allow_code)
@@ -324,10 +317,10 @@ class Study:
         return plan_html(self.spec, self._name_of_model(), self._name_of_data(), finished)
 
     def _name_of_model(self) -> str:
-        if self.spec.model != _STORED_MODEL:
+        if self.spec.model != STORED_MODEL:
             return self.spec.model
         names = (getattr(self._model, name, None) for name in ("name", "__qualname__"))
-        return next((name for name in names if isinstance(name, str)), _STORED_MODEL)
+        return next((name for name in names if isinstance(name, str)), STORED_MODEL)
 
     def _name_of_data(self) -> str:
         return self.spec.data if self._data is None else self._data.name
@@ -347,148 +340,3 @@ class Study:
                 for name in (spec.name, *names(spec)) if spec.storage is not None else ():
                     TrialStore(place.path, spec.storage, name).delete()
         place.clear()
-
-    def _materialised(self, place: RunDirectory, data: Data) -> StudySpec:
-        """Store Python objects in the run directory, so that its study.toml says all there is to say.
-
-        Raises
-        ------
-        RunError
-            If a run of another study, other data or another model is there; nothing is written then.
-        """
-        inputs = place.path / "inputs"
-        changes: dict[str, Any] = {}
-        if self._data is not None:
-            changes["data"] = str(inputs / "data.npz")
-        model = self._own_model(data)
-        if model is not None:
-            _check_stored(self._asked)
-            changes |= {"model": str(inputs / "model.keras"), "model_options": {}}
-        spec = self._at(**changes)
-        runner.refuse_another(spec, place)
-        begun = place.exists
-        if self._data is not None and not (begun and _is_stored(spec, data)):
-            _save_data(inputs / "data.npz", data)
-        if model is not None and not (
-            begun and _is_model_stored(spec, model, isinstance(self._model, keras.Model))
-        ):
-            save_model(model, inputs / "model.keras")
-        return spec
-
-    def _own_model(self, data: Data) -> Any | None:
-        """Return the Keras model to store in the run directory, or None if the study names another place."""
-        if isinstance(self._model, (str, Path)) or self._asked.model != _STORED_MODEL:
-            return None
-        build: Callable[..., Any] = self._model
-        if isinstance(self._model, keras.Model):
-            model = self._model
-        else:
-            try:
-                model = with_fresh_names(
-                    lambda: build(data.input_shape, data.classes, **self._asked.model_options)
-                )
-            except ShrinkageError:
-                raise
-            except Exception as error:  # foreign code
-                hint = (
-                    ""
-                    if data.classes
-                    else (" (It was given classes = 0: targets that are no whole numbers are a regression.)")
-                )
-                raise ModelError(f"The function that builds the model failed: {error}{hint}") from error
-        check_fit("The model", model, data)
-        return model
-
-    def _at(self, **changes: Any) -> StudySpec:
-        return self._asked.model_copy(update=changes)
-
-
-def _as_data(data: Any, groups: Any = None) -> Data | None:
-    named = isinstance(groups, str)
-    if isinstance(data, (str, Path)):
-        if groups is not None and not named:
-            raise SpecError("groups as an array go with data as arrays; of a file, name the array or column.")
-        return None
-    if named:
-        raise SpecError(f"groups = {groups!r} names a part of a file; with data as arrays give an array.")
-    given = {} if groups is None else {"groups": groups}
-    if isinstance(data, Data):  # with the types that it will have when it is read back from the directory
-        return build_data(data.name, {**_arrays(data), **given}, labels=data.labels, owned=False)
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple) for part in data):
-        data = tuple(array for part in data for array in part)  # as keras.datasets gives them
-    if isinstance(data, tuple) and len(data) in (2, 4):
-        return build_data("data", {**dict(zip(KEYS, data, strict=False)), **given}, owned=False)
-    raise SpecError(
-        "data must be the name of a data set, a path, a Data, or a tuple (x_train, y_train), "
-        "(x_train, y_train, x_test, y_test) or ((x_train, y_train), (x_test, y_test)); "
-        f"got {type(data).__name__}."
-    )
-
-
-def _name_of_groups(groups: Any, data: Data | None) -> Any:
-    """Return what study.toml calls the groups: as they are called in the file, or will be."""
-    if data is None:
-        return groups
-    return None if data.groups is None else "groups"
-
-
-def _reference(model: Any) -> str:
-    """Return how study.toml names a model: itself, its function, or the file that it will be saved to."""
-    if isinstance(model, (str, Path)):
-        return resolved(str(model), Path())
-    name, module = getattr(model, "__qualname__", ""), getattr(model, "__module__", "")
-    if name and module != "__main__" and getattr(sys.modules.get(module), name, None) is model:
-        return f"{module}:{name}"
-    if not callable(model):
-        raise SpecError(
-            f"model must be a reference, a Keras model or a function that builds one; got {model!r:.80}."
-        )
-    return _STORED_MODEL
-
-
-def _check_stored(spec: StudySpec) -> None:
-    arm = next((arm.name for arm in spec.arms if arm.model_options), None)
-    if arm is not None:
-        raise ModelError(
-            f"Arm {arm!r} has model_options, but this model is stored as it stands in the run directory. "
-            "Give a function that can be imported (module:function), which is called for each arm."
-        )
-
-
-def _is_stored(spec: StudySpec, data: Data) -> bool:
-    """Return whether the run directory holds this data; raise RunError if it holds other data."""
-    if not Path(spec.data).exists():
-        return False
-    if load_study_data(spec, None, False).fingerprint() != data.fingerprint():
-        raise _changed("data", spec.data)
-    return True
-
-
-def _is_model_stored(spec: StudySpec, model: Any, exact: bool) -> bool:
-    """Return whether the run directory holds this model; raise RunError if it holds another."""
-    if not Path(spec.model).exists():
-        return False
-    stored = load_model(spec.model)
-    same = architecture(stored) == architecture(model)
-    if not same or (exact and spec.initial == "saved" and not same_weights(stored, model)):
-        raise _changed("model", spec.model)
-    return True
-
-
-def _changed(what: str, path: str) -> RunError:
-    return RunError(
-        f"The {what} of this study has changed since the run began with {path!r}. "
-        "Give another directory, or restart to begin anew."
-    )
-
-
-def _save_data(path: Path, data: Data) -> None:
-    arrays = _arrays(data)
-    if data.labels:
-        arrays["labels"] = np.array(data.labels)
-    write_atomically(path, lambda file: np.savez(file, **arrays))
-
-
-def _arrays(data: Data) -> dict[str, Any]:
-    groups = {} if data.groups is None else {"groups": data.groups}
-    return {**{key: getattr(data, key) for key in KEYS}, **groups}
