@@ -24,10 +24,11 @@ import numpy as np
 from machine import stated
 from numpy.typing import NDArray
 
-from shrinkage.study.judge import Judged, judge
+from shrinkage.study.judge import Judged, correction, judge
 from shrinkage.study.power import detectable_difference, units_needed
 from shrinkage.study.selection import cross_fitted, lowest
 from shrinkage.study.stats import paired_t
+from shrinkage.study.summary import Over
 
 Array = NDArray[np.float64]
 
@@ -52,6 +53,8 @@ class Plan:
         Averaged within each fold; without folds they are the units.
     folds, repeats
         Without folds (0) every third row is held out.
+    random
+        Of each repeat only the first fold is held out: as many random splits as there are repeats.
     weak
         The baseline's block says less about the class: every other cell is better.
     projected
@@ -68,6 +71,7 @@ class Plan:
     seeds: int = 1
     folds: int = 0
     repeats: int = 1
+    random: bool = False
     weak: bool = False
     projected: int = INPUTS
     common: bool = False
@@ -79,8 +83,16 @@ class Plan:
 
     @property
     def ratio(self) -> float | None:
-        """Held-out rows over training rows where splits are resampled."""
-        return 1 / (self.folds - 1) if self.folds else None
+        """Held-out rows over training rows where splits are resampled, as the package corrects for them."""
+        if not self.folds:
+            return None
+        over: Over = "splits" if self.random else "folds"
+        return correction(1 / (self.folds - 1), over, tuned=self.strengths > 1)
+
+    @property
+    def apart(self) -> int:
+        """Splits that choose for each other: the folds of a repeat, or all random splits."""
+        return self.repeats if self.random else self.folds
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,8 @@ def _chunk(plan: Plan, studies: int, rng: np.random.Generator) -> tuple[dict[str
         order = np.argsort(rng.random(y.shape), axis=1)
         inputs = np.take_along_axis(x, order[:, None, :, None], axis=2)[:, :, None]
         answers = np.take_along_axis(y, order, axis=1)
-        for out in np.array_split(np.arange(plan.rows), plan.folds or 3)[: plan.folds or 1]:
+        parts = 1 if plan.random else plan.folds or 1
+        for out in np.array_split(np.arange(plan.rows), plan.folds or 3)[:parts]:
             drawn = drawn if plan.common else _drawn(plan, shape, rng)
             features, kept = inputs @ drawn, np.delete(np.arange(plan.rows), out)
             weights = _ridge(features[:, :, :, kept], answers[:, kept])
@@ -177,7 +190,7 @@ def differences(
     held-out rows with folds and of test rows without; ``choice`` and ``on`` ("val", "test") take others.
     """
     if choice is None:
-        choice = (lambda losses: cross_fitted(losses, plan.folds)) if plan.folds else one_choice
+        choice = (lambda losses: cross_fitted(losses, plan.apart)) if plan.folds else one_choice
     at = getattr(scores, on or ("val" if plan.folds else "test"))
     losses = scores.val["data loss"][:, 1:]
     groups = np.arange(losses.shape[1]).reshape(plan.arms, -1)
@@ -249,8 +262,9 @@ PLANS = {
     "5 seeds": Plan(seeds=5, projected=4),
     "5 folds, 2 seeds": Plan(folds=5, seeds=2),
     "5 folds x 4": Plan(folds=5, repeats=4),
+    "10 random splits": Plan(folds=5, repeats=10, random=True),
 }
-FOLDED = {units: plan for units, plan in PLANS.items() if plan.folds}
+FOLDED = {units: plan for units, plan in PLANS.items() if plan.folds and not plan.random}
 
 #: What a procedure is called, and by measure how often it is wrong.
 Row = tuple[str, dict[str, float]]
@@ -260,18 +274,16 @@ def rates(units: str, studies: int) -> Iterator[Row]:
     """Measure the package's procedures for one of `PLANS`; each should be wrong in 5 % of studies at most."""
     plan = PLANS[units]
 
-    def found(seed: int, **more: Any) -> dict[str, Array]:
+    def wrong(how: Callable[..., float], seed: int, **more: Any) -> dict[str, float]:
         changed = replace(plan, **more)
-        return differences(simulate(changed, studies, seed), changed)
+        return _each(how, differences(simulate(changed, studies, seed), changed), changed)
 
-    one = found(0)
-    yield f"{units}: one strength", _each(claims, one, plan)
-    yield f"{units}: best of 4 strengths", _each(claims, found(1, strengths=4), plan)
-    yield f"{units}: any of 3 arms, best of 2", _each(claims, found(2, arms=3, strengths=2), plan)
-    yield f"{units}: false equivalence", _each(equivalences, one, plan)
+    yield f"{units}: one strength", wrong(claims, 0)
+    yield f"{units}: best of 4 strengths", wrong(claims, 1, strengths=4)
+    yield f"{units}: any of 3 arms, best of 2", wrong(claims, 2, arms=3, strengths=2)
+    yield f"{units}: false equivalence", wrong(equivalences, 0)
     if plan.folds:
-        better = found(3, strengths=4, weak=True)
-        yield f"{units}: interval misses, better arm", _each(misses, better, plan)
+        yield f"{units}: interval misses, better arm", wrong(misses, 3, strengths=4, weak=True)
 
 
 def other_ways(studies: int) -> Iterator[Row]:

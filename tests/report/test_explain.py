@@ -363,7 +363,7 @@ def test_every_arm_diverged():
 
 def test_no_baseline():
     text = told(study({"l1": {0.1: 0.4}, "l2": {0.1: 0.5}}, baseline=None))
-    assert text[REAL] == "There is no baseline arm, so no differences are stated."
+    assert text[REAL] == "No baseline was trained, so no differences are stated."
     assert "the baseline" not in text[COMPARED]
 
 

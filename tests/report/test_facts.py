@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tomli_w
 
@@ -70,6 +71,19 @@ def test_curves_are_those_of_the_trials(run):
         own = found.curves[(found.curves["arm"] == row.arm) & same & (found.curves["seed"] == row.seed)]
         assert row.val_data_loss == tuple(own["val_data_loss"])
         assert row.gap == pytest.approx(own["val_data_loss"] - own["train_data_loss"])
+
+
+def test_trials_that_only_said_where_to_look_are_listed_and_nowhere_else(run):
+    found, shown = run
+    looked = found.frame.assign(fold=9, val_data_loss=1e6)
+    curves = found.curves.assign(fold=9)
+    more = replace(found, frame=pd.concat([found.frame, looked], ignore_index=True))
+    more.__dict__["curves"] = pd.concat([found.curves, curves], ignore_index=True)
+    seen = facts(more)
+    assert (seen.validation, seen.curves, seen.sizes, seen.arms) == (
+        shown.validation, shown.curves, shown.sizes, shown.arms,
+    )  # fmt: skip
+    assert len(seen.trials) == 2 * len(shown.trials)
 
 
 def test_sizes_are_means_where_something_can_go(run):

@@ -646,19 +646,10 @@ def test_a_shared_split_is_said_and_needs_no_correction():
     )
 
 
-def test_resampled_holdout_splits_are_said_not_to_be_corrected_for():
-    summary = summarise(
-        real_looking(), None, baseline="none", classification=True, folds=None, one_split=False,
-        n_test_over_n_train=0.25,
-    )  # fmt: skip
-    assert summary.train_test_ratio is None
-    assert any("not corrected" in note for note in summary.notes)
-
-
 def test_without_a_baseline_there_are_no_differences_and_it_is_said():
     summary = summary_of(real_looking(), baseline=None)
     assert all(arm.accuracy is None and arm.data_loss is None for arm in summary.arms)
-    assert summary.headline[1] == "There is no baseline arm, so no differences are stated."
+    assert summary.headline[1] == "No baseline was trained, so no differences are stated."
 
 
 def test_a_diverged_baseline_is_said():
@@ -727,7 +718,7 @@ def test_json_is_strict_and_comes_back_equal(seeds):
     text = json.dumps(plain, allow_nan=False)
     assert json.loads(text) == plain
     assert Summary.from_json(json.loads(text)).to_json() == plain
-    assert plain["format"] == 2
+    assert plain["format"] == 3
     assert plain["arms"][1]["selection"]["chosen"]["strength"] == 3e-4
     assert len(plain["arms"][1]["accuracy"]["pairs"]) == seeds
 

@@ -145,7 +145,9 @@ def test_still_falling_slowly_is_good_but_trained_too_short():
 def test_underfit_where_nothing_was_learned():
     found = diagnosed(curves_of("none", "never"))["none"]
     assert (found.status, found.learned) == ("underfit", False)
-    assert found.next_step == "Train longer, or use a larger model."
+    assert found.next_step == (
+        "Nothing was learned: try another learning rate, lower or higher, or train longer."
+    )
 
 
 @pytest.mark.parametrize(

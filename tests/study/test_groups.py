@@ -17,6 +17,7 @@ from shrinkage.report.facts import facts
 from shrinkage.study import runner
 from shrinkage.study.arm import Arm
 from shrinkage.study.results import Results, frame, stored_trials
+from shrinkage.study.settings import Overrides, Training
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.training.many import ManyLoops
@@ -332,13 +333,13 @@ def test_each_loop_is_given_its_own_lanes_and_its_own_part_of_a_wave():
     lanes = [Lane("a", None, 0), Lane("b", 0.5, 0), Lane("a", None, 1)]
     assert list(loop.run(lanes[1:], print)) == [lanes[2], lanes[1]]
     starts = {lanes[0]: ("a's",), lanes[1]: ("b's",)}
-    waves = [Wave(tuple(lanes), 10, (2, 5), starts=starts), Wave(tuple(lanes), 3, (2, 5))]
+    waves = [Wave(tuple(lanes), 10, (2, 5), starts=starts), Wave(tuple(lanes), 5, (1, 3))]
     for wave in waves:
         assert list(loop.run(lanes[:2], print, wave)) == lanes[:2]
     (_, none), (_, whole), (_, short) = parts["b"].runs
     assert none is None
     assert whole == Wave((lanes[1],), 4, (2,), starts={lanes[1]: ("b's",)})
-    assert short == Wave((lanes[1],), 3, (2,))
+    assert short == Wave((lanes[1],), 2, (1,))  # as much less than usual as the wave says
     assert parts["a"].runs[1][1].epochs == 10
     assert [loop.score(lane, (), None, None)["data_loss"] for lane in lanes[:2]] == [10, 4]
 
@@ -351,3 +352,11 @@ def test_what_each_loop_decided_is_given_back_to_it():
     ManyLoops(parts, lambda cell: cell[0]).decide(kept[-1], lambda plan, line: kept.append(plan))
     assert len(kept) == 2
     assert parts["b"].stored == {"epochs": 2}
+
+
+def test_another_optimizer_does_not_take_the_arguments_of_the_study_s():
+    training = Training(optimizer="sgd", optimizer_options={"momentum": 0.9})
+    assert Overrides(epochs=3).over(training, None).made_of["config"] == {"momentum": 0.9}
+    assert Overrides(optimizer="adam").over(training, None).made_of == "adam"
+    own = Overrides(optimizer="adam", optimizer_options={"beta_1": 0.5}).over(training, None)
+    assert own.made_of == {"class_name": "adam", "config": {"beta_1": 0.5}}

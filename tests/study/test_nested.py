@@ -202,8 +202,8 @@ def test_it_is_said_how_often_what_was_chosen():
     (said,) = after(None, nested)
     assert said.words == (
         "The whole procedure, choice included, run 4 times, each without a part of the training rows, has an "
-        "accuracy of 80.0 % ± 5.77 points and a loss of 0.2 ± 0.0577 on that part (mean ± standard error), "
-        "and chose L2 at λ = 0.1 twice, none once and nothing once."
+        "accuracy of 80.0 % ± 5.77 points and a loss of 0.2 ± 0.0577 on that part (mean ± standard error "
+        "over the 3 that gave a finite loss), and chose L2 at λ = 0.1 twice, none once and nothing once."
     )
     assert "nested.outer[1].refit.strength" in said.facts
     assert Nested.of({"nested": json.loads(json.dumps(_plain(nested)))}) == nested

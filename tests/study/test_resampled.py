@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,11 +21,13 @@ from shrinkage.study.judge import EQUAL_PAIRS, judge, more_units
 from shrinkage.study.power import MOST, detectable_difference, units_for_equivalence, units_needed
 from shrinkage.study.selection import cross_fitted, lowest
 from shrinkage.study.stats import equivalence, holm, paired_t
+from shrinkage.study.summary import Summary
+from shrinkage.study.words import settle
 
 NAN = float("nan")
 
 
-def study(losses, accuracies=None, *, seeds=1, folds=3, repeats=1, margin=None, tested=0.1):
+def study(losses, accuracies=None, *, seeds=1, folds=3, repeats=1, margin=None, tested=0.1, **more):
     """``losses``: arm -> strength -> one number a split, or one a split and seed (fold by fold)."""
     rows = []
     for arm, by_strength in losses.items():
@@ -37,7 +42,7 @@ def study(losses, accuracies=None, *, seeds=1, folds=3, repeats=1, margin=None, 
     )
     return summarise(
         frame, None, baseline="none", classification=True, folds=folds, repeats=repeats, one_split=False,
-        n_test_over_n_train=1 / (folds - 1), margin=margin,
+        n_test_over_n_train=1 / (folds - 1), margin=margin, **more,
     )  # fmt: skip
 
 
@@ -238,6 +243,144 @@ def test_the_units_for_equivalence_show_it_with_80_percent_power(margin):
 
     assert power(n) >= 0.79, "seed 7"
     assert power(n - 2) <= 0.80, "seed 7"
+
+
+def test_more_folds_come_in_whole_repeats():
+    test = paired_t([0.02, -0.01, 0.01, 0.03, -0.02, 0.01], train_test_ratio=0.01)
+    units = more_units(test, None, 0.01)
+    repeats = more_units(test, None, 0.01, folds=3)
+    assert 0 < repeats < units
+    needed = units_needed(test.sd, test.mean, train_test_ratio=0.01) - 6
+    assert 3 * (repeats - 1) < needed <= 3 * repeats
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"), [("folds", "repeats? of the folds"), ("splits", "random splits?")]
+)
+def test_what_would_settle_it_is_said_in_what_can_be_added(splits, said):
+    right = {"none": {None: [0.5, 0.52, 0.49]}, "l2": {0.1: [0.52, 0.51, 0.5]}}
+    losses = {"none": {None: [1.0, 1.1, 1.2]}, "l2": {0.1: [0.9, 1.0, 1.1]}}
+    found = study(losses, right, margin=0.1, splits=splits).arm("l2").accuracy
+    assert found.more or found.more == 0 or found.more is None
+    text = settle(replace(found, verdict="no difference", more=2))
+    assert re.fullmatch(f"about 2 more {said} would settle it", text)
+    assert re.fullmatch(
+        f"about 1 more {said} would settle it", settle(replace(found, verdict="no difference", more=1))
+    )
+    none = settle(replace(found, verdict="no difference", more=None))
+    assert re.fullmatch(f"more {said} would not settle it, more data would", none)
+
+
+# --- random splits, and where a search looked ------------------------------------------------------------
+
+
+def test_random_splits_are_called_so_and_said_to_share_rows():
+    folds, splits = study(LOSSES), study(LOSSES, splits="splits")
+    assert (folds.over, splits.over) == ("folds", "splits")
+    told = [*splits.headline, *splits.notes, *(note for arm in splits.arms for note in arm.notes)]
+    told += [arm.verdict for arm in splits.arms]
+    assert not any("fold" in text for text in told)
+    assert any("hold out some of the same rows" in note for note in splits.notes)
+    assert any("no row has a say" in note for note in folds.notes)
+
+
+def test_one_split_is_said_to_be_scored_on_what_chose():
+    frame = pd.DataFrame(
+        {"arm": ["none", "l2", "l2"], "strength": [NAN, 0.1, 1.0], "seed": 0, "fold": 1, "state": "complete",
+         "val_data_loss": [5.0, 1.0, 2.0], "epochs": 1}
+    )  # fmt: skip
+    alone = summarise(
+        frame, None, baseline="none", classification=False, folds=1, one_split=False,
+        n_test_over_n_train=0.25, splits="splits",
+    )  # fmt: skip
+    assert "on the rows that chose it" in alone.arm("l2").data_loss.sentence
+
+
+def test_an_arm_that_stands_at_several_strengths_is_named_without_one():
+    sentence = study(LOSSES).arm("l2").accuracy.sentence
+    assert "l2 (in each fold at the λ that the others choose)" in sentence
+    same = study({"none": {None: [5.0] * 3}, "l2": {0.1: [1.0] * 3, 1.0: [2.0] * 3}})
+    assert "l2 at λ = 0.1" in same.arm("l2").accuracy.sentence
+
+
+def test_random_splits_that_choose_for_each_other_are_corrected_for_twice():
+    found = {splits: study(LOSSES, splits=splits) for splits in ("folds", "splits")}
+    tests = {splits: of.arm("l2").data_loss.test for splits, of in found.items()}
+    assert found["splits"].train_test_ratio == found["folds"].train_test_ratio == 0.5
+    wider = math.sqrt((1 / 3 + 2 * 0.5) / (1 / 3 + 0.5))
+    assert tests["splits"].high - tests["splits"].mean == pytest.approx(
+        wider * (tests["folds"].high - tests["folds"].mean)
+    )
+    assert any("counts twice" in note for note in found["splits"].notes)
+    untuned = {"none": {None: [5.0, 5.0, 5.1]}, "l2": {0.1: [1.0, 1.1, 1.0]}}
+    same = [study(untuned, splits=splits).arm("l2").data_loss.test for splits in ("folds", "splits")]
+    assert same[0] == same[1]
+
+
+def explored(**strengths):
+    rows = [(arm, s, loss) for arm, by in strengths.items() for s, loss in by.items()]
+    frame = pd.DataFrame(rows, columns=["arm", "strength", "val_data_loss"]).assign(seed=0, fold=7)
+    return frame.assign(state=np.where(np.isfinite(frame["val_data_loss"]), "complete", "diverged"))
+
+
+def test_what_was_explored_is_told_and_has_no_say():
+    looked = explored(l2={0.1: 1.0, 100.0: 0.0, 1000.0: NAN})
+    plain, found = study(LOSSES, searched=True), study(LOSSES, searched=True, explored=looked)
+    mine, before = found.arm("l2"), plain.arm("l2")
+    assert mine.selection.strengths == (0.1, 1.0, 100.0, 1000.0)
+    assert (mine.trials, mine.diverged) == (before.trials + 3, 1)
+    assert mine.selection.partial == 2
+    assert mine.selection.chosen == before.selection.chosen
+    assert mine.cells == before.cells
+    assert found.units == plain.units == ((0, 0), (0, 1), (0, 2))
+
+
+def test_an_arm_that_diverged_where_it_was_explored_is_still_an_arm():
+    found = study(LOSSES, searched=True, explored=explored(act={1e20: NAN, 1e25: NAN}))
+    arm = found.arm("act")
+    assert (arm.verdict, arm.trials, arm.diverged, arm.cells) == ("diverged", 2, 2, ())
+    assert arm.selection.is_lost
+    assert arm.notes == ("act: nothing could be chosen, since every cell has a diverged trial.",)
+    assert Summary.from_json(json.loads(json.dumps(found.to_json()))).to_json() == found.to_json()
+
+
+def test_after_a_search_no_choice_is_at_an_edge():
+    assert study(LOSSES).arm("l2").selection.edge == "upper"
+    assert study(LOSSES, searched=True).arm("l2").selection.edge is None
+
+
+def test_repeats_of_the_folds_do_not_make_the_error_of_the_1_se_rule_smaller():
+    losses = {"none": {None: [5.0] * 3}, "l2": {0.1: [1.0, 1.4, 1.2], 1.0: [1.25, 1.2, 1.35]}}
+    twice = {arm: {s: of * 4 for s, of in by.items()} for arm, by in losses.items()}
+    once, often = study(losses).arm("l2").selection, study(twice, repeats=4).arm("l2").selection
+    assert once.one_se_strength == often.one_se_strength == 1.0
+    sd = np.std(twice["l2"][0.1], ddof=1)
+    assert often.threshold == pytest.approx(1.2 + sd / math.sqrt(3))
+
+
+def test_what_was_not_trained_to_the_end_has_not_diverged():
+    frame = pd.DataFrame(
+        {"arm": ["none"] * 2 + ["l2"], "strength": [NAN, NAN, 0.1], "seed": [0, 1, 0], "fold": -1,
+         "state": "complete", "val_data_loss": [1.0, 1.0, 0.5]}
+    )  # fmt: skip
+    options = {"baseline": "none", "classification": False, "folds": None, "one_split": True}
+    found = summarise(frame, frame.assign(epoch=1, train_data_loss=1.0), n_test_over_n_train=None, **options)
+    assert found.arm("l2").verdict == "not trained to the end"
+    assert found.arm("l2").diagnosis is None
+    assert "on all seeds" in found.arm("l2").notes[0]
+    only = summarise(frame.drop(index=1).assign(seed=[0, 1]), None, n_test_over_n_train=None, **options)
+    assert only.headline == ("Nothing can be recommended: no strength was trained to the end on all seeds.",)
+    none = summarise(frame.assign(arm=["l2"] * 2 + ["none"], strength=[0.1, 0.1, NAN]), None,
+                     n_test_over_n_train=None, **options)  # fmt: skip
+    assert none.headline[1].endswith("which was not trained to the end on all seeds.")
+
+
+def test_equal_differences_that_are_no_evidence_do_not_help_the_others_through_holm():
+    equal, close = paired_t([0.01] * 3), paired_t([0.010, 0.016, 0.019])
+    alone = judge([close], higher_is_better=True)[0].p_holm
+    first, second = judge([equal, close], higher_is_better=True, margin=0.05)
+    assert (first.p_holm, first.p_equivalent, first.verdict) == (1.0, 1.0, "no difference")
+    assert second.p_holm == pytest.approx(2 * alone)
 
 
 def test_what_can_not_be_planned_is_refused_or_none():

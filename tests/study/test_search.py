@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -225,6 +226,38 @@ def test_a_path_begins_each_strength_from_the_one_below():
     assert [b for b, _ in begun] == pytest.approx(strengths[1:])
     assert [a for _, a in begun] == pytest.approx(strengths[:-1])
     assert [step.epochs for step in steps] == [None, *[3] * 6]
+
+
+def test_a_path_ends_where_a_trial_diverges_and_others_go_on():
+    other = {**L1, "strengths": NAMED["strengths"]}
+
+    def loss(arm: str, strength: float | None, seed: int, fold: int) -> float:
+        return math.inf if arm == "L2" and (strength or 0) >= 1e-3 and seed == 1 else 1.0
+
+    steps, reason, _ = run(space("path", arms=[NAMED, other]), loss)
+    tried = [cell for step in steps for cell, _ in step.asked]
+    assert max(strength for arm, strength in tried if arm == "L2") == pytest.approx(1e-3)
+    assert max(strength for arm, strength in tried if arm == "L1") == pytest.approx(1.0)
+    assert reason == "L2: λ = 0.001 diverged, and ends the path."
+
+
+def test_the_error_that_ends_a_search_is_that_of_the_answer():
+    where = space("refine", arms=[{**L2, "strengths": [1e-4, 1e-3, 1e-2]}], folds=4, seeds=3, tolerance=1e9)
+
+    def loss(arm: str, strength: float | None, seed: int, fold: int) -> float:
+        noise = np.random.default_rng([seed, fold]).normal() * 0.01 + np.random.default_rng(fold).normal()
+        return float(noise) + (0.1 * math.log10(strength / 1e-3) ** 2 if strength else 0.5)
+
+    _, reason, seen = run(where, loss)
+    folds = [np.mean([of for (_, at), of in seen["L2", 1e-3].items() if at == fold]) for fold in range(4)]
+    limit = re.search(r"within \S+ standard errors, (\S+)\.$", reason)
+    assert float(limit[1]) / 1e9 == pytest.approx(np.std(folds, ddof=1) / 2, rel=0.01)
+
+
+def test_a_strength_that_was_tried_stands_for_one_beside_it():
+    steps, _, _ = run(space(arms=[{**L2, "strengths": [1e-3, 3.162e-3, 1e-2]}]), valley(3e-3))
+    tried = {cell[1] for step in steps for cell, _ in step.asked if cell[0] == "L2"}
+    assert min(b / a for a, b in itertools.pairwise(sorted(tried))) > 1.1
 
 
 def test_nothing_to_search_is_one_step():

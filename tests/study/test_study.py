@@ -15,7 +15,7 @@ import pytest
 
 from shrinkage.data import Data, load_data
 from shrinkage.data.build import KEYS
-from shrinkage.errors import DataError, ModelError, RunError, SpecError
+from shrinkage.errors import DataError, ModelError, RunError, ShrinkageError, SpecError
 from shrinkage.study.runner import Silent
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.study import Study
@@ -261,6 +261,28 @@ def test_restart_begins_anew_and_leaves_what_is_not_its_own(begun, blobs, wide):
     assert summary.seeds == 2
     assert (path / "notes.md").read_text() == "mine"
     assert len(list((path / "curves").iterdir())) == 2
+
+
+@pytest.mark.parametrize("wrong", ["model", "recipe", "data"])
+def test_restart_removes_nothing_for_a_study_that_can_not_run(begun, blobs, wide, wrong, tmp_path):
+    path, before = begun
+    lost = {"name": "lost", "recipe": "nowhere: kernel = l2(0.1)"}
+    given = {
+        "model": study_of(tiny((7,), 3), blobs),
+        "recipe": study_of(wide, blobs, arms=[lost]),
+        "data": study_of(wide, str(tmp_path / "none.npz")),
+    }[wrong]
+    with pytest.raises(ShrinkageError):
+        given.run(path, restart=True)
+    assert files(path) == before
+
+
+def test_a_stored_study_begins_anew_from_its_own_inputs(begun):
+    path, _ = begun
+    study = Study.load(path)
+    before = study.summary()
+    summary, watch = trained(study, path, restart=True)
+    assert (summary.to_json(), watch.epochs) == (before.to_json(), 1)
 
 
 def test_restart_of_a_directory_whose_study_can_not_be_read(begun, blobs, wide):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import keras
@@ -9,10 +10,15 @@ import numpy as np
 import pytest
 
 import shrinkage
-from shrinkage.errors import ShrinkageError, SpecError
+from shrinkage import L2, STRENGTH, load_data
+from shrinkage.errors import ModelError, RunError, ShrinkageError, ShrinkageWarning, SpecError
 from shrinkage.models import mlp
+from shrinkage.study.references import as_taken
+from shrinkage.study.runner import prepare
+from shrinkage.study.spec import StudySpec
 from shrinkage.study.study import Study
 from shrinkage.study.tune import compiled, study
+from shrinkage.training.keras_loop import make_optimizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
@@ -106,6 +112,14 @@ def test_what_is_wrong_is_told_in_one_sentence(arrays, changes, words):
         shrinkage.tune("shrinkage.models:mlp", arrays, **changes)
 
 
+@pytest.mark.thorough
+def test_without_a_finite_loss_there_is_no_model_and_one_sentence_says_so(arrays):
+    with pytest.raises(RunError, match=r"^There is no strength to choose\. Nothing can be recommended"):
+        shrinkage.tune(
+            "shrinkage.models:mlp", arrays, epochs=2, training={"optimizer": "sgd", "learning_rate": 1e30}
+        )
+
+
 def test_a_fixed_strength_is_nothing_to_tune(arrays):
     with pytest.raises(SpecError, match="leave its strength open"):
         study("shrinkage.models:mlp", arrays, target="kernel", penalty="l2(0.1)", training={})
@@ -116,6 +130,68 @@ def test_how_a_model_was_compiled_is_taken_as_far_as_a_study_can_say_it():
     assert compiled(model) == {}
     model.compile(keras.optimizers.AdamW(0.5), "mse")
     assert compiled(model) == {"optimizer": "adamw", "learning_rate": 0.5, "loss": "mse"}
+    model.compile(keras.optimizers.AdamW(0.5, weight_decay=0.1, clipnorm=1.0), keras.losses.Huber())
+    assert compiled(model) == {
+        "optimizer": "adamw", "learning_rate": 0.5, "weight_decay": 0.1, "loss": "huber",
+        "optimizer_options": {"clipnorm": 1.0},
+    }  # fmt: skip
+    model.compile("sgd", "categorical_crossentropy")  # which of the two it is, the targets say
+    assert compiled(model) == {"optimizer": "sgd", "learning_rate": pytest.approx(0.01)}
+
+
+def test_a_schedule_and_momentum_are_taken_and_trained_with(arrays, tmp_path):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    model.compile(keras.optimizers.Adam(schedule), keras.losses.MeanSquaredError())
-    assert compiled(model) == {"optimizer": "adam"}
+    model = mlp((6,), 2, hidden=[3])
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True), keras.losses.MeanSquaredError()
+    )
+    found = compiled(model)
+    assert found["optimizer_options"]["momentum"] == 0.9
+    given = study(model, arrays, target="kernel", penalty="l2", training={"loss": "auto", "epochs": 1})
+    again = StudySpec.parse(tomllib.loads(given.spec.to_toml()))
+    assert again == given.spec
+    made = make_optimizer(again.training.made_of, again.training.learning_rate)
+    assert made.get_config() == model.optimizer.get_config() | {"name": made.name}
+    proximal = make_optimizer({**again.training.made_of, "class_name": "proximal(sgd)"}, None)
+    assert proximal.get_config()["optimizer"]["config"]["momentum"] == 0.9
+    with pytest.raises(ModelError, match=r"'sgd' does not take \{'momentun': 0.9\}"):
+        make_optimizer({"class_name": "sgd", "config": {"momentun": 0.9}}, None)
+
+
+def test_what_a_study_can_not_say_is_warned_of():
+    model = mlp((4,), 2, hidden=[3])
+    model.compile("adam", keras.losses.Huber(2.0))
+    with pytest.warns(ShrinkageWarning, match="the loss Huber as it was compiled"):
+        assert "loss" not in compiled(model)
+    model.compile("adam", lambda y, p: keras.ops.mean(p))
+    with pytest.warns(ShrinkageWarning, match="the loss <lambda>"):
+        compiled(model)
+
+
+def test_penalties_targets_and_arguments_are_taken_as_they_come(arrays):
+    given = study(
+        "shrinkage.models:mlp", arrays, target=["kernel", "bias"], penalty=L2(STRENGTH), training={}
+    )
+    assert given.spec.arms[0].recipe == ("*: kernel, bias = l2(strength)",)
+    with pytest.raises(SpecError, match="nothing to tune"):
+        study("shrinkage.models:mlp", arrays, target="kernel", penalty=[], training={})
+    with pytest.raises(SpecError, match=r"no argument 'fold'.* Did you mean 'folds'"):
+        shrinkage.tune("shrinkage.models:mlp", arrays, fold=3)
+
+
+def test_a_models_own_penalties_and_scaling_are_told_of(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (40, 4, 4, 1)).astype("uint8"), rng.integers(0, 2, 40)
+    layers = [
+        keras.Input((4, 4, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(),
+        keras.layers.Dense(2, activation="softmax", kernel_regularizer="l1", name="head"),
+    ]  # fmt: skip
+    given = Study(keras.Sequential(layers), (x, y), arms=[], seeds=1, training={"epochs": 1})
+    summary = given.run(tmp_path / "run")
+    assert any("own penalties are left out (head: kernel = l1(0.01))" in note for note in summary.notes)
+    assert any("images go in as they are" in note for note in summary.notes)
+    bench = prepare(given.spec, load_data(given.spec.data), True)
+    assert bench.data.scaled(x).max() > 1
+    assert (
+        as_taken(load_data(given.spec.data), keras.Sequential([layers[0], *layers[2:]])).scaled(x).max() <= 1
+    )

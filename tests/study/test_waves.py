@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from shrinkage.data import Data
 from shrinkage.errors import RunError, SpecError, TrainingError
 from shrinkage.recipe import Recipe
+from shrinkage.report.facts import facts
 from shrinkage.study import runner, waves
 from shrinkage.study.descents import STEPS
 from shrinkage.study.design import Trial
@@ -148,8 +150,31 @@ def test_a_budget_of_trials_ends_the_search_and_still_gives_an_answer(auto, whol
 
 
 def test_a_budget_that_is_too_small_to_begin_is_refused(blobs):
-    with pytest.raises(SpecError, match="budget = 2 is less than the 5 trials"):
-        prepared(blobs, budget=2)
+    with pytest.raises(SpecError, match="budget = 5 is less than the 6 trials"):  # five strengths, and none
+        prepared(blobs, budget=5)
+
+
+@pytest.mark.parametrize("budget", [6, 7, "1 s"])
+@pytest.mark.parametrize("resampling", [{"repeats": 2, "seeds": 1}, {"folds": 2, "seeds": 1}])
+def test_whatever_the_budget_there_is_something_to_compare(blobs, tmp_path, budget, resampling, monkeypatch):
+    monkeypatch.setattr(waves, "now", itertools.count().__next__)
+    bench, path = prepared(blobs, budget=budget, **resampling), tmp_path / "run"
+    summary = run(bench, path)
+    assert summary.arm("none").selection.chosen is not None
+    assert summary.arm("L2").selection.chosen is not None
+    assert len(summary.units) == 1
+    search = search_of(path)
+    assert search["waves"][-1] == {"why": "what the others are compared with", "trials": 1}
+    assert search["trials"] == sum(wave["trials"] for wave in search["waves"])
+    assert not isinstance(budget, int) or search["trials"] <= budget, search
+    assert any("budget ended the search before a closer look" in note for note in summary.notes) == (
+        "repeats" in resampling
+    )
+    assert facts(Results.load(path)).arms[1].verdict
+    before, watch = found(bench, path)[1], Watch()
+    run(bench, path, watch)
+    assert watch.trained == []
+    assert found(bench, path)[1] == before
 
 
 def test_a_budget_of_time_is_kept_over_resumes(blobs, tmp_path, monkeypatch):
@@ -175,6 +200,65 @@ def test_a_budget_of_time_is_kept_over_resumes(blobs, tmp_path, monkeypatch):
     assert search_of(tmp_path / "run")["ended"] == ended
 
 
+def test_a_budget_that_ends_in_the_middle_of_a_look_says_so_and_counts_what_was_trained(
+    blobs, tmp_path, monkeypatch
+):
+    bench, now = prepared(blobs, budget="1 h"), [0.0]
+    monkeypatch.setattr(waves, "now", lambda: now[0])
+
+    class Late(Watch):
+        def trial(self, trial: Trial, result: Any) -> None:
+            super().trial(trial, result)
+            last_but_one = bool(self.totals) and len(self.trained) == self.totals[-1] - 1
+            now[0] += 4000.0 * last_but_one
+
+    watch = Late()
+    run(bench, tmp_path / "run", watch)
+    search = search_of(tmp_path / "run")
+    assert search["ended"] == "The budget of 1 h was spent."
+    assert search["trials"] == len(watch.trained) == sum(wave["trials"] for wave in search["waves"])
+    assert search["trials"] < watch.totals[-1]
+    notes = Results.load(tmp_path / "run").summary.notes
+    assert not any("diverged" in note for note in notes)
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    run(bench, tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+
+
+def cut(seen: dict[tuple[str, float | None], list[int]], blobs: Any) -> dict[Any, set[int]]:
+    """Return the seeds that decide, by cell, where these were trained."""
+    bench = prepared(blobs, seeds=4)
+    done = [Trial(*cell, seed, -1, f"{cell} {seed}") for cell, seeds in seen.items() for seed in seeds]
+    kept: dict[Any, set[int]] = {}
+    for trial in runner._decisive(bench, done):
+        kept.setdefault(trial.cell, set()).add(trial.seed)
+    return kept
+
+
+def test_after_a_cut_arms_are_compared_on_what_they_have_in_common(blobs):
+    none, weak, strong = ("none", None), ("L2", 0.1), ("L2", 1.0)
+    whole = {none: [0, 1, 2, 3], weak: [0, 1, 2, 3], strong: [0]}
+    assert cut(whole, blobs) == {cell: set(seeds) for cell, seeds in whole.items()}
+    part = {none: [0, 1, 2], weak: [0, 1], strong: [0]}
+    assert cut(part, blobs) == {none: {0, 1}, weak: {0, 1}, strong: {0}}
+    assert cut({weak: [0], strong: [0]}, blobs) == {weak: {0}, strong: {0}}
+    assert cut({none: [3], weak: [0], strong: [0]}, blobs) == {weak: {0}, strong: {0}}
+
+
+def test_the_time_of_a_look_that_was_interrupted_counts(blobs, tmp_path, monkeypatch):
+    bench, now = prepared(blobs, budget="1 h"), [0.0]
+    monkeypatch.setattr(waves, "now", lambda: now[0])
+
+    class Slow(Watch):
+        def trial(self, trial: Trial, result: Any) -> None:
+            now[0] += 100.0
+            super().trial(trial, result)
+
+    with pytest.raises(Crash):
+        run(bench, tmp_path / "run", Slow(3))
+    assert json.loads((tmp_path / "run" / "search.json").read_text())["seconds"] == 300.0
+
+
 def test_several_random_splits_explore_on_the_first_and_choose_on_the_others(blobs, tmp_path):
     bench = prepared(blobs, repeats=3, seeds=1, refit=False)
     summary = run(bench, tmp_path / "run")
@@ -182,6 +266,29 @@ def test_several_random_splits_explore_on_the_first_and_choose_on_the_others(blo
     assert set(table.loc[table["fold"] == 0, "arm"]) == {"L2"}
     assert all(cell.trials == 2 for arm in summary.arms for cell in arm.cells)
     assert set(table.loc[table["arm"] == "none", "fold"]) == {1, 2}
+
+
+@pytest.mark.thorough
+def test_an_arm_that_diverges_where_the_range_is_looked_for_is_reported(blobs, tmp_path):
+    lost = {"name": "act", "recipe": "*: activity = l2(strength)"}
+    lost |= {"strengths": {"low": 1e20, "high": 1e30, "count": 3}}
+    training = {**FIELDS["training"], "optimizer": "sgd"}
+    bench = prepared(blobs, arms=[L2, lost], seeds=1, repeats=3, training=training)
+    summary = run(bench, tmp_path / "run")
+    assert summary.arm("act").verdict == "diverged"
+    shown = facts(Results.load(tmp_path / "run"))
+    assert {row.arm: row.diverged for row in shown.arms}["act"] == summary.arm("act").trials > 0
+    assert all(row.loss.n == len(row.losses) == 2 for row in shown.validation if row.chosen)
+
+
+@pytest.mark.thorough
+def test_a_path_that_diverges_ends_there_with_an_answer(blobs, tmp_path):
+    arm = {**L2, "strengths": [1e-3, 1e25, 1e26]}
+    training = {"epochs": 4, "optimizer": "sgd", "learning_rate": 1.0}
+    bench = prepared(blobs, strategy="path", arms=[arm], seeds=1, training=training)
+    summary = run(bench, tmp_path / "run")
+    assert summary.arm("L2").selection.strength == 1e-3
+    assert search_of(tmp_path / "run")["ended"] == "L2: λ = 1e25 diverged, and ends the path."
 
 
 PATH = {**L2, "strengths": [1e-3, 1e-2, 0.1]}

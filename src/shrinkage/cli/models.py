@@ -150,9 +150,9 @@ def _model_and_data(
     if data is None:
         return loaded, None
     from shrinkage.data import load_data
-    from shrinkage.study.references import check_fit
+    from shrinkage.study.references import as_taken, check_fit
 
-    found = load_data(data, data_dir=data_dir, label=label, allow_code=allow_code)
+    found = as_taken(load_data(data, data_dir=data_dir, label=label, allow_code=allow_code), loaded)
     check_fit(str(model), loaded, found)
     return loaded, (found.scaled(found.x_train[:1000]), found.y_train[:1000])
 

@@ -129,7 +129,7 @@ def tune(
     job = study(
         model, data, target=target, penalty=penalty or "l2", initial=initial, name=f"tune {model.stem}",
         training={"epochs": epochs, "batch_size": batch_size}, tolerance=tolerance, label=label,
-        budget=int(budget) if budget is not None and budget.strip().isdigit() else budget,
+        budget=int(budget) if budget is not None and budget.strip().isdecimal() else budget,
         data_dir=data_dir,
     )  # fmt: skip
     _train(context, job, directory, restart, allow_code, shown)

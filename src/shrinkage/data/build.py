@@ -103,6 +103,8 @@ def _plain(value: Any, what: str) -> NDArray[Any]:
     """Return an array of numbers, booleans or text, in the machine's byte order."""
     with damage_reported(what):
         array = np.asarray(value)
+    if array.dtype.kind == "O" and all(isinstance(each, str) for each in array.flat):
+        array = array.astype(str)  # as pandas holds text
     if array.dtype.kind not in "biufUS":
         raise DataError(f"{what} holds values of type {array.dtype}; numbers, booleans or text are needed.")
     if array.ndim == 0 or array.size == 0:

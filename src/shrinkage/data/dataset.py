@@ -54,6 +54,7 @@ class Data:
     y_test: NDArray[Any]
     labels: tuple[str, ...] = ()
     groups: NDArray[Any] | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
@@ -142,7 +143,8 @@ class Data:
         Returns
         -------
         numpy.ndarray
-            uint8 images divided by 255, as float32 in [0, 1]; floats unchanged; anything else as float32.
+            uint8 images divided by 255, as float32 in [0, 1], unless they are to stay ``raw``; floats
+            unchanged; anything else as float32.
 
         Examples
         --------
@@ -155,7 +157,7 @@ class Data:
         if x.dtype.kind == "f":
             return x
         out = x.astype(np.float32)
-        if self.is_image and x.dtype == np.uint8:
+        if self.is_image and x.dtype == np.uint8 and not self.raw:
             out /= 255
         return out
 

@@ -79,12 +79,21 @@ def _named(refit: Refit, fact: Fact) -> Text:
 
 def _nested(nested: Nested, fact: Fact) -> Text:
     return tell(
-        "The whole procedure, choice included, run {times} without a part of the training rows, has {scores} "
-        "on that part (mean ± standard error), and chose {choices}.",
+        "The whole procedure, choice included, run {times} without a part of the training rows, {scores}, "
+        "and chose {choices}.",
         times=tell("{outer:how many} times, each", outer=fact.outer),
-        scores=_estimates(nested, fact),
+        scores=_scored(nested, fact),
         choices=_choices(nested, fact),
     )
+
+
+def _scored(nested: Nested, fact: Fact) -> Text:
+    n = fact.data_loss.n
+    if not n.value:
+        return tell("gave no model that could be scored", n)
+    over = tell(" over the {n} that gave a finite loss", n=n) if n.value < len(nested.outer) else ""
+    scores = _estimates(nested, fact)
+    return tell("has {scores} on that part (mean ± standard error{over})", scores=scores, over=over)
 
 
 def _estimates(nested: Nested, fact: Fact) -> Text:

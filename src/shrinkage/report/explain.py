@@ -126,7 +126,7 @@ def _compared(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
         epochs=epochs,
         seen=seen,
         seeds=counted(facts.seeds, "seed"),
-        folds=" in each fold" if summary.folds else "",
+        folds=f" in each {summary.over[:-1]}" if summary.folds else "",
     )
     yield tell("The loss, {seen.loss}, is always given without the penalty; lower is better.", seen=seen)
 
@@ -135,6 +135,8 @@ def _turns(summary: Summary, facts: Fact) -> Text:
     """Say how often the rows to learn from and to choose by change places."""
     if not summary.folds:
         return Text("", ())
+    if summary.over == "splits":
+        return tell(", drawn anew in each of {folds} splits", folds=facts.folds)
     if summary.repeats == 1:
         return tell(", in turn in {folds} folds", folds=facts.folds)
     return tell(", in turn in {folds} folds, {n} times over", folds=facts.folds, n=facts.repeats)
@@ -216,15 +218,17 @@ def _choice(arm: ArmSummary, fact: Fact) -> Text:
 
 
 def _stable(arm: ArmSummary, choice: Fact) -> Text:
-    """Say what would have been chosen with another fold left out."""
+    """Say what would have been chosen with another split left out."""
     found = arm.selection.stability
     if found is None or len(found.strengths) < 2:
         return Text("", ())
     if set(found.strengths) == {arm.selection.strength}:
-        return tell("; it is chosen also with any fold left out", choice.stability.share)
+        also = f"; it is chosen also with any {arm.selection.over[:-1]} left out"
+        return tell(also, choice.stability.share)
     least, most = (found.strengths.index(end(found.strengths)) for end in (min, max))
     return tell(
-        "; with one fold left out in turn, strengths from λ = {low:number} to {high:number} are chosen",
+        "; with one {unit} left out in turn, strengths from λ = {low:number} to {high:number} are chosen",
+        unit=arm.selection.over[:-1],
         low=choice.stability.strengths[least],
         high=choice.stability.strengths[most],
     )
@@ -333,10 +337,11 @@ def _untested(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
         stopped = fact.cells.sum("stopped")
         if stopped.value:
             yield tell(
-                "{arm.arm}: {stopped} of {arm.trials} trials were stopped on the way, where other strengths "
-                "did better; what they would have come to is not known.",
+                "{arm.arm}: {stopped} of {arm.trials} trials {were} stopped on the way, where other "
+                "strengths did better, or a larger one as well; what they would have come to is not known.",
                 arm=fact,
                 stopped=stopped,
+                were="was" if stopped.value == 1 else "were",
             )
     kinds = list(_kinds(evidence, seen))
     if kinds and len(evidence.arms) == len(summary.arms):

@@ -29,6 +29,7 @@ from shrinkage.report.style import arm_styles
 from shrinkage.study.complaint import concealed
 from shrinkage.study.final import Nested
 from shrinkage.study.results import Results
+from shrinkage.study.selection import on_units
 from shrinkage.study.summary import ArmSummary, Summary
 from shrinkage.study.words import at_strength, count, duration, percent, settle
 
@@ -46,11 +47,11 @@ def facts(results: Results) -> Facts:
     Facts
         Plain records; nothing in them is escaped or rounded.
     """
-    summary, evidence = results.summary, results.evidence
+    summary, evidence, own = results.summary, results.evidence, results.decisive
     styles = {arm: i for i, arm in enumerate(_ordered(summary))}
     curves = tuple(_curves(results, styles))
     told = _told(summary)
-    rows = tuple(_arm(arm, summary, results.frame, styles) for arm in summary.arms)
+    rows = tuple(_arm(arm, summary, own.frame, styles) for arm in summary.arms)
     return Facts(
         name=results.name,
         directory=str(results.directory),
@@ -63,11 +64,11 @@ def facts(results: Results) -> Facts:
         told=told,
         charging=at_strength(told[-1], summary.arm(told[-1]).selection.strength),
         arms=rows,
-        validation=tuple(_validation(summary, results.frame, styles)),
+        validation=tuple(_validation(summary, own.frame, styles)),
         curves=curves,
         network=tuple(_network(results, told[-1])),
         layers=tuple(_layers(results, styles)),
-        sizes=tuple(_sizes(summary, results.frame, styles)),
+        sizes=tuple(_sizes(summary, own.frame, styles)),
         trials=tuple(_trials(results.frame)),
         seen=tuple(arm for arm in evidence.arms if arm.confusion),
         data=evidence.data,
@@ -237,7 +238,7 @@ def _validation(summary: Summary, frame: pd.DataFrame, styles: Mapping[str, int]
 
 
 def _curves(results: Results, styles: Mapping[str, int]) -> Iterator[CurveRow]:
-    curves = results.curves
+    curves = on_units(results.curves, results.summary.units)
     if curves.empty:
         return
     chosen = {arm.arm: arm.selection for arm in results.summary.arms}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shrinkage.report.style import Style, arm_styles, finish, plain, short_name, side_legend, write_figure
 from shrinkage.study.diagnose import mean_curve
-from shrinkage.study.selection import trials_at
+from shrinkage.study.selection import on_units, trials_at
 from shrinkage.study.summary import ArmSummary, Summary
 from shrinkage.study.words import at_strength
 
@@ -99,8 +99,9 @@ def draw_validation(
     --------
     >>> draw_validation(figure.subplots(), summary, study.frame())  # doctest: +SKIP
     """
-    styles = arm_styles(summary)
-    strengths = [s for arm in summary.arms for s in arm.selection.strengths]
+    styles, frame = arm_styles(summary), on_units(frame, summary.units)
+    tried = [cell.strength for arm in summary.arms for cell in arm.cells if cell.strength is not None]
+    strengths = tried or [s for arm in summary.arms for s in arm.selection.strengths]
     flat = [arm for arm in summary.arms if not arm.selection.strengths]
     if strengths:
         ax.set_xscale("log")
@@ -186,7 +187,7 @@ def _draw_by_strength(
         scale * np.array([getattr(getattr(cell, measure), what) for cell in arm.cells], np.float64)
         for what in ("mean", "se")
     )
-    sound = np.array([cell.eligible for cell in arm.cells])
+    sound = np.array([cell.eligible for cell in arm.cells], bool)
     ax.plot(
         x,
         np.where(sound, mean, np.nan),
@@ -390,9 +391,10 @@ def draw_learning(
 
     facts = summary.arm(arm)
     colour = arm_styles(summary)[arm].colour
-    rows = trials_at(curves, arm, facts.selection.strength)
+    rows = trials_at(on_units(curves, summary.units), arm, facts.selection.strength)
     if facts.selection.chosen is None or rows.empty:
-        why = "diverged" if facts.selection.chosen is None else "no curves"
+        none = "diverged" if facts.selection.is_lost else "not trained to the end"
+        why = none if facts.selection.chosen is None else "no curves"
         ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color="0.4")
         rows = rows.iloc[:0]
     scale = 100.0 if measure == "accuracy" else 1.0

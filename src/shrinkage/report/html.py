@@ -231,7 +231,7 @@ def _confusion(arm: ArmEvidence, found: Facts, pictures: Mapping[str, NDArray[np
         if len(matrix) <= _MOST_CLASSES
     ]
     name = words.at_strength(arm.arm, arm.strength)
-    title = f"{name}, seed {arm.seed}" + (f", fold {arm.fold}" if arm.fold >= 0 else "")
+    title = f"{name}, seed {arm.seed}" + (f", {found.over[:-1]} {arm.fold}" if arm.fold >= 0 else "")
     return Confusion(title, tuple(rows), tuple(sorted(wrong, key=lambda pair: -pair[2])[:10]), tuple(images))
 
 

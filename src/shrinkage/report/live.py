@@ -53,6 +53,7 @@ class Live:
         self._screen: rich.live.Live | None = None
         self._over = False
         self._spoken = 0.0
+        self._split = ""  # what the numbers of a trial's splits are called
 
     def __enter__(self) -> Self:
         console = self._console
@@ -74,6 +75,7 @@ class Live:
         with self._lock:
             self._progress.begin(spec, total, found)
         self._spoken = time.monotonic()
+        self._split = "fold" if spec.folds else "split"
         before = f", {len(found)} of them finished before" if found else ""
         epochs = count(spec.training.epochs, "epochs")
         self.say(f"{plain(spec.name)}: {count(total, 'trials')} of {epochs}{before}.")
@@ -107,7 +109,7 @@ class Live:
             return
         done, total = self._progress.done, self._progress.total
         if not self._console.is_jupyter:
-            self._line(f"{done}/{total}  {_outcome(trial, result)}")
+            self._line(f"{done}/{total}  {_outcome(trial, result, self._split)}")
         elif done == total or done % math.ceil(total / _LINES) == 0:
             best = self._progress.best()
             shown = "" if best is None else f"; {best_so_far(best, self._console.width)}"
@@ -123,12 +125,12 @@ class Live:
         self.say(text if left is None or left < 1 else f"{text}  ({duration(left)} left)")
 
 
-def _outcome(trial: Trial, result: Result) -> str:
-    fold = "" if trial.fold < 0 else f", fold {trial.fold}"
+def _outcome(trial: Trial, result: Result, split: str) -> str:
+    which = "" if trial.fold < 0 else f", {split} {trial.fold}"
     loss = f"validation data loss {result.values['val_data_loss']:.4f}"
     shown = {
         "complete": loss,
         "stopped": f"stopped after epoch {len(result.records)}, {loss}",
         "diverged": f"diverged at epoch {result.best}",
     }[result.state]
-    return f"{named(trial.cell)}, seed {trial.seed}{fold}: {shown}"
+    return f"{named(trial.cell)}, seed {trial.seed}{which}: {shown}"

@@ -21,7 +21,7 @@ from shrinkage.report.figures import (
     validation_legend,
 )
 from shrinkage.report.style import LOG_RATIO, Style, arm_styles, finish, plain, short_name, side_legend
-from shrinkage.study.selection import trials_at
+from shrinkage.study.selection import on_units, trials_at
 from shrinkage.study.summary import ArmSummary, Summary
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def draw_size(ax: Axes, summary: Summary, frame: pd.DataFrame, *, measure: SizeM
     >>> draw_size(figure.subplots(), summary, study.frame(), measure="val_accuracy")  # doctest: +SKIP
     """
     accuracy = measure.endswith("accuracy")
-    styles = arm_styles(summary)
+    styles, frame = arm_styles(summary), on_units(frame, summary.units)
     for arm in summary.arms:
         _draw_sizes(ax, arm, frame, measure, styles[arm.arm])
     whole = float(frame["parameters"].max())

@@ -69,7 +69,7 @@ def _scores(arm: ArmSummary, fact: Fact) -> Text:
 
 
 def _apart(found: Difference | None, fact: Fact) -> Text:
-    if found is None or found.test.n == 0 or found.over == "folds":  # whose differences are of other rows
+    if found is None or found.test.n == 0 or found.over != "seeds":  # whose differences are of other rows
         return Text("", ())
     kind, _ = _measure(found)
     apart = tell("{size:{kind} apart}", size=fact.test.mean, kind=kind)
@@ -99,11 +99,12 @@ def real(summary: Summary, facts: Fact) -> Iterator[Text]:
             sure=_SURE,
             n=counted(spread[0].n, summary.over[:-1]),
         )
-    if spread and summary.over == "folds":
+    if spread and summary.over != "seeds":
         yield tell(
             "These differences are of the rows that each of {n} holds out, with the strength that the other "
-            "folds choose; an interval allows for what folds share of their rows.",
-            n=counted(spread[0].n, "fold"),
+            "{over} choose; an interval allows for what {over} share of their rows.",
+            n=counted(spread[0].n, summary.over[:-1]),
+            over=facts.over,
         )
     apart = [test.p for test in spread if not _holds_zero(test.value)]
     if apart:

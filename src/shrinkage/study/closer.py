@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,18 +22,18 @@ def explored(space: Space, arm: Arm) -> ArmSearch:
     """Find the range on the first unit, and look closer on those that choose."""
     first = space.units[:1]
     tried = list(space.coarse(arm))
-    seen = yield _look(arm, tried, first, {})
+    seen = yield replace(_look(arm, tried, first, {}), explores=True)
     best = lowest(seen, arm, tried, first)
     for _ in range(FARTHER):  # the strongest won: the model has not collapsed yet; or all diverged
         farther = rounded(tried[0] / 10) if best is None else rounded(tried[-1] * 10)
         if not (best is None or best == tried[-1]) or not space.within(arm, [farther]):
             break
         tried = sorted({*tried, farther})
-        seen = yield _look(arm, [farther], first, seen)
+        seen = yield replace(_look(arm, [farther], first, seen), why="a wider range", explores=True)
         best = lowest(seen, arm, tried, first)
     if best is None:
         return f"{plain(arm.name)}: every strength diverged."
-    near = space.within(arm, [rounded(best / HALF), best, rounded(best * HALF)])
+    near = space.within(arm, [_near(best / HALF, tried), best, _near(best * HALF, tried)])
     return (yield from _closer(space, arm, near, seen, [s for s in tried if s != best]))
 
 
@@ -56,7 +57,7 @@ def _closer(
         if best is None:
             return f"{name}: every strength diverged."
         win, up = _to_win(seen, arm, near, best, units)
-        error = _error(seen, arm, near, best)
+        error = _error(seen, arm, near, best, units)
         if not win > space.spec.tolerance * error:
             return _known(name, best, win, error, space.spec.tolerance)
         closer = _beside({*near, *worse}, best, up)
@@ -100,14 +101,27 @@ def lowest(seen: Seen, arm: Arm, strengths: Sequence[float], units: Sequence[Uni
     return min(found, key=lambda s: (means[s], -s), default=None)
 
 
-def _error(seen: Seen, arm: Arm, near: Sequence[float], best: float) -> float:
-    """Return the standard error of the best cell's mean, over all units that it was trained on.
+def _near(strength: float, tried: Sequence[float]) -> float:
+    """Return a strength that was tried, where it is within a hundredth; else this one, rounded."""
+    close = [s for s in tried if abs(s / strength - 1) < 0.01]
+    return close[0] if close else rounded(strength)
 
-    Where that is one unit, it is the largest error of its neighbours; NaN where these have none either.
+
+def _error(seen: Seen, arm: Arm, near: Sequence[float], best: float, units: Sequence[Unit]) -> float:
+    """Return the standard error of the best cell's mean: over folds, or over seeds where there is one fold.
+
+    Where ``units`` are one, which has no error, it is over all that the cell was trained on; and where that
+    is one too, the largest error of the others. NaN where these have none either.
     """
 
     def of(strength: float) -> float:
-        values = np.array(list(seen.get((arm.name, strength), {}).values()))
+        found = seen.get((arm.name, strength), {})
+        own = [unit for unit in found if unit in units] if len(units) > 1 else list(found)
+        several = len({fold for _, fold in own}) > 1
+        by_unit: dict[int, list[float]] = {}
+        for seed, fold in own:
+            by_unit.setdefault(fold if several else seed, []).append(found[seed, fold])
+        values = np.array([math.fsum(each) / len(each) for each in by_unit.values()])
         known = len(values) > 1 and np.isfinite(values).all()
         return float(values.std(ddof=1) / math.sqrt(len(values))) if known else math.nan
 

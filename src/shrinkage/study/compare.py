@@ -8,14 +8,15 @@ seeds, and differences are taken on test data: the claim is about other seeds on
 claim is about other data, and the test rows can't carry it: every fold is scored on the same ones, by
 models of mostly the same training rows, so their differences agree with each other whatever the truth.
 Nadeau and Bengio's correction is for scores on the rows that each split holds out, and these are used, at a
-strength that the other splits choose. ``benchmarks/error_rates.py`` measures both ways on simulated studies
-of fresh data: on one test set two equal arms are called different in up to half of them.
+strength that the other splits choose; random splits share some of these rows.
+``benchmarks/error_rates.py`` measures both ways on simulated studies of fresh data: on one test set two equal
+arms are called different in up to half of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,8 +25,8 @@ import pandas as pd
 from shrinkage.errors import SpecError, did_you_mean
 from shrinkage.study import notes, words
 from shrinkage.study.diagnose import diagnose
-from shrinkage.study.judge import EQUAL_PAIRS, judge, more_units
-from shrinkage.study.selection import cells, check_frame, recommend, select, trials_at
+from shrinkage.study.judge import EQUAL_PAIRS, correction, judge, more_units
+from shrinkage.study.selection import cells, recommend, select, trials_at
 from shrinkage.study.stats import PairedTest, paired_t
 from shrinkage.study.summary import (
     ArmSummary,
@@ -50,6 +51,7 @@ def differences(
     measure: Measure,
     train_test_ratio: float | None = None,
     margin: float | None = None,
+    folds: int = 1,
 ) -> dict[str, Difference]:
     """Compare every arm with the baseline, each at its own chosen strength.
 
@@ -75,6 +77,8 @@ def differences(
         n_test/n_train where splits are resampled, else ``None``.
     margin
         The difference of ``measure`` that does not matter; ``None`` for no test of equivalence.
+    folds
+        Splits that one more repeat adds; see `Difference.more`.
 
     Returns
     -------
@@ -90,7 +94,8 @@ def differences(
     >>> found.verdict, round(found.test.mean, 4), [round(p.difference, 2) for p in found.pairs]
     ('better', 0.0333, [0.03, 0.04, 0.03])
     """
-    over, base = check_frame(frame), selections[baseline]
+    base = selections[baseline]
+    over = base.over
     pairs = {
         arm: _pairs(frame, choice, base, measure)
         for arm, choice in selections.items()
@@ -111,12 +116,14 @@ def differences(
             equivalence=found.equivalence,
             p_equivalent=found.p_equivalent,
             verdict=found.verdict,
-            more=more_units(test, margin, train_test_ratio) if found.verdict == "no difference" else None,
+            more=more_units(test, margin, train_test_ratio, folds)
+            if found.verdict == "no difference"
+            else None,
             words=words.verdict(found.verdict, test.n, over),
             sentence="",
             notes=_notes(test, arm, measure, over),
         )
-        out[arm] = replace(plain, sentence=words.comparison(plain, selections[arm].strength))
+        out[arm] = replace(plain, sentence=words.comparison(plain, selections[arm]))
     return out
 
 
@@ -147,7 +154,7 @@ def _test(pairs: tuple[Pair, ...], over: Over, train_test_ratio: float | None) -
     scale = max((max(abs(p.arm), abs(p.baseline)) for p in pairs), default=0.0)
     units: dict[int, list[float]] = {}
     for i, pair in enumerate(pairs):
-        units.setdefault(pair.fold if over == "folds" else i, []).append(pair.difference)
+        units.setdefault(i if over == "seeds" else pair.fold, []).append(pair.difference)
     means = [math.fsum(of_unit) / len(of_unit) for of_unit in units.values()]
     return paired_t(means, train_test_ratio=train_test_ratio, scale=scale)
 
@@ -172,6 +179,9 @@ def summarise(
     margin: float | None = None,
     early_stopping: bool | Collection[str] = False,
     guess: float | None = None,
+    splits: Over = "folds",
+    searched: bool = False,
+    explored: pd.DataFrame | None = None,
 ) -> Summary:
     """Compute everything that the terminal table, the figures and the report say about a study.
 
@@ -188,7 +198,7 @@ def summarise(
     classification
         Accuracy exists, and is the headline measure.
     folds
-        Number of folds, ``None`` for a holdout study.
+        Number of folds, or of random splits; ``None`` where there is one split.
     one_split
         All trials share one split of the data.
     n_test_over_n_train
@@ -202,6 +212,12 @@ def summarise(
         The weights kept are those of the best epoch; or the arms of which they are.
     guess
         The data loss of the best constant answer, where it is known.
+    splits
+        What the fold column counts: ``"folds"``, or random ``"splits"``.
+    searched
+        A search decided which strengths were tried.
+    explored
+        Trials on other units, which said where to look and have no say in the choice.
 
     Returns
     -------
@@ -227,11 +243,15 @@ def summarise(
     >>> summary.arm("l2").verdict
     'one seed: no test is possible'
     """
-    table = cells(frame)
+    table = cells(frame, splits)
     over = table[0].over
     _check(frame, over, baseline, folds, repeats, n_test_over_n_train)
-    ratio = n_test_over_n_train if over == "folds" else None
-    choices = select(table, folds=folds if repeats > 1 else None)
+    ratio = None if over == "seeds" else n_test_over_n_train
+    looked = () if explored is None or explored.empty else cells(explored, splits)
+    choices = _with_explored(
+        select(table, folds=folds if repeats > 1 else None, searched=searched), looked, over
+    )
+    tuned = any(len(choice.strengths) > 1 for choice in choices.values())
     measures = _measures(classification, over)
     found = {
         measure: differences(
@@ -239,8 +259,9 @@ def summarise(
             choices,
             baseline=baseline,
             measure=measure,
-            train_test_ratio=ratio,
+            train_test_ratio=None if ratio is None else correction(ratio, over, tuned=tuned),
             margin=margin if measure == measures[0] else None,
+            folds=folds if folds and over == "folds" else 1,
         )
         for measure in measures
         if baseline is not None
@@ -252,6 +273,7 @@ def summarise(
         _arm(
             choices[arm],
             table,
+            looked,
             baseline,
             {m: of[arm] for m, of in found.items() if arm in of},
             diagnoses.get(arm),
@@ -260,38 +282,67 @@ def summarise(
     )
     best = recommend(choices, baseline=baseline)
     compared = [of[best.arm] for of in found.values() if best and best.arm in of]
-    units = int(frame["fold" if over == "folds" else "seed"].nunique())
+    units = int(frame["seed" if over == "seeds" else "fold"].nunique())
+    every = (*table, *looked)
     return Summary(
         classification=classification,
         over=over,
         seeds=int(frame["seed"].nunique()),
         folds=folds,
         repeats=repeats,
+        units=tuple(sorted({(int(s), int(f)) for s, f in zip(frame["seed"], frame["fold"], strict=True)})),
         one_split=one_split,
         train_test_ratio=ratio,
         margin=margin,
         baseline=baseline,
         arms=arms,
         recommended=best,
-        headline=words.headline(best, over, baseline, compared),
+        headline=words.headline(best, over, baseline, compared, choices),
         notes=notes.study_notes(
             over=over,
             units=units,
-            one_split=one_split,
             train_test_ratio=ratio,
             tested=max((sum(d.test.n > 1 for d in of.values()) for of in found.values()), default=0),
-            tuned=any(len(choice.strengths) > 1 for choice in choices.values()),
-            trials=len(frame),
-            diverged=sum(cell.diverged for cell in table),
-            stopped=sum(cell.stopped for cell in table),
-            partial=sum(cell.partial for cell in table),
+            tuned=tuned,
+            trials=sum(cell.trials for cell in every),
+            diverged=sum(cell.diverged for cell in every),
+            stopped=sum(cell.stopped for cell in every),
+            partial=sum(cell.partial for cell in table)
+            + len({_key(c) for c in looked} - set(map(_key, table))),
         ),
     )
 
 
+def _key(cell: Cell) -> tuple[str, float | None]:
+    return cell.arm, cell.strength
+
+
+def _with_explored(
+    choices: Mapping[str, Selection], looked: Sequence[Cell], over: Over
+) -> dict[str, Selection]:
+    """Return the choices with all strengths that were explored, and those of arms that were only explored."""
+    found, arms = dict(choices), dict.fromkeys(cell.arm for cell in looked)
+    for arm in arms:
+        own = [cell for cell in looked if cell.arm == arm]
+        if arm not in found:
+            (choice,) = select(own).values()
+            lost = sum(cell.diverged > 0 for cell in own)
+            found[arm] = replace(
+                choice, over=over, chosen=None, one_se=None, threshold=math.nan, edge=None, stability=None,
+                ineligible=lost, partial=len(own) - lost,
+            )  # fmt: skip
+            continue
+        tried = {cell.strength for cell in own if cell.strength is not None} | set(found[arm].strengths)
+        new = tried - set(found[arm].strengths)
+        found[arm] = replace(
+            found[arm], strengths=tuple(sorted(tried)), partial=found[arm].partial + len(new)
+        )
+    return found
+
+
 def _measures(classification: bool, over: Over) -> tuple[Measure, ...]:
     """Return what is compared, the headline measure first: of rows that had no say in any choice."""
-    if over == "folds":
+    if over != "seeds":
         return ("val_accuracy", "val_data_loss") if classification else ("val_data_loss",)
     return ("test_accuracy", "test_data_loss") if classification else ("test_data_loss",)
 
@@ -310,9 +361,8 @@ def _check(
             f"The baseline {baseline!r} is no arm of this study; its arms are {', '.join(map(repr, arms))}."
             f"{did_you_mean(baseline, arms)}"
         )
-    if (folds is not None) != (over == "folds") or (
-        folds is not None and frame["fold"].max() >= folds * repeats
-    ):
+    last = frame["fold"].nunique() - 1 if over == "splits" else frame["fold"].max()
+    if (folds is None) != (over == "seeds") or (folds is not None and last >= folds * repeats):
         present = sorted({int(fold) for fold in frame["fold"]})
         raise ValueError(
             f"folds={folds!r}, repeats={repeats!r} disagrees with the frame, whose folds are {present}"
@@ -324,18 +374,20 @@ def _check(
 def _arm(
     choice: Selection,
     table: tuple[Cell, ...],
+    looked: Sequence[Cell],
     baseline: str | None,
     found: Mapping[Measure, Difference],  # the headline measure first
     diagnosis: Diagnosis | None,
 ) -> ArmSummary:
     own = tuple(cell for cell in table if cell.arm == choice.arm)
-    trials, diverged = sum(cell.trials for cell in own), sum(cell.diverged for cell in own)
+    every = (*own, *(cell for cell in looked if cell.arm == choice.arm))
+    trials, diverged = sum(cell.trials for cell in every), sum(cell.diverged for cell in every)
     if found:
         verdict = next(iter(found.values())).words
     elif choice.arm == baseline:
         verdict = "baseline"
     elif choice.chosen is None:
-        verdict = "diverged" if choice.ineligible else "not trained to the end"
+        verdict = "diverged" if choice.is_lost else "not trained to the end"
     else:
         verdict = "no baseline to compare with"
     return ArmSummary(

@@ -14,7 +14,7 @@ one exists.
 
 ========= ===========================================================================================
 diverged  no eligible cell, or T or V is not finite
-overfit   V turned (below), the gap is wider now than at the turn, and these weights were kept; or
+overfit   V turned (below), V is above T by more than at the turn, and these weights were kept; or
           V is clearly (``VAL_MARGIN``) above best's, while T is clearly (``TRAIN_MARGIN``) below
           best's: a model held back more did better on new data
 underfit  the gap is small (``SMALL_GAP``), and either T is clearly (``TRAIN_MARGIN``) above the lowest
@@ -171,7 +171,8 @@ def diagnose(
     seen = {}
     for arm, selection in selections.items():
         if selection.chosen is None:
-            seen[arm] = _diverged(arm, None)
+            if selection.is_lost:
+                seen[arm] = _diverged(arm, None)
             continue
         rows = trials_at(curves, arm, selection.strength)
         if not rows.empty:
@@ -280,7 +281,7 @@ def _status(found: Diagnosis, best: Diagnosis, lowest: Diagnosis, early_stopping
     fits_closer = best.train_data_loss.mean - train.mean > max(
         TRAIN_MARGIN * abs(best.train_data_loss.mean), _or_zero(train.se)
     )
-    if (found.gap_grew and not early_stopping) or (val_behind and fits_closer):
+    if (found.gap_grew and found.gap.mean > 0 and not early_stopping) or (val_behind and fits_closer):
         return "overfit"
     fits_worse = _clearly_above(train, lowest.train_data_loss, TRAIN_MARGIN, train.se)
     steep = found.still_falling and found.last_fall > STEEP_FALL

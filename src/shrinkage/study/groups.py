@@ -13,9 +13,9 @@ from keras.src.trainers import compile_utils
 
 from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, ShrinkageError
-from shrinkage.recipe import Recipe, bind, strip
+from shrinkage.recipe import Recipe, bind, describe, strip
 from shrinkage.study import design, splits
-from shrinkage.study.references import ModelSource, model_source
+from shrinkage.study.references import ModelSource, as_taken, model_source
 from shrinkage.study.sizes import Sizes
 from shrinkage.study.space import Cell, Space
 from shrinkage.study.spec import StudySpec
@@ -76,7 +76,8 @@ class Groups:
 
     def __init__(self, spec: StudySpec, data: Data, allow_code: bool) -> None:
         self.spec = spec
-        self._data, self._allow_code = data, allow_code
+        self.data, self._allow_code = data, allow_code
+        self.remarks: list[str] = []  # what a user should know of the model, in a sentence each
         self._splits: Sequence[Split] = ()
         lanes: dict[str, list[Lane]] = {}
         for cell, (seed, fold) in Space(spec).sample():
@@ -107,10 +108,13 @@ class Groups:
     def _make(self, lanes: Sequence[Lane]) -> Group:
         cells = dict.fromkeys((lane.arm, lane.strength) for lane in lanes)
         arms = [self.spec.arm(name) for name in dict.fromkeys(arm for arm, _ in cells)]
-        own, data = self.spec.at(*next(iter(cells))), self._data
+        own, data = self.spec.at(*next(iter(cells))), self.data
         with named(arms[0].name if arms[0].options else ""):
             source = model_source(own, data, self._allow_code)
             model = with_fresh_names(source.build)
+            if not self._splits:  # the baseline's model, the first, stands for the others'
+                self.data = data = as_taken(data, model)
+                self.remarks += _remarks(model, data)
             strip(model)
             recipes = {arm.name: Recipe(arm.recipe) for arm in arms}
             for name, recipe in recipes.items():
@@ -123,7 +127,7 @@ class Groups:
             objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
             check_objective(objective, model, data)
             smoothed(objective.loss, training.label_smoothing)
-            make_optimizer(training.optimizer, training.learning_rate, training.weight_decay)
+            make_optimizer(training.made_of, training.learning_rate, training.weight_decay)
             task = Task(
                 build=source.build,
                 recipes=recipes,
@@ -131,7 +135,7 @@ class Groups:
                 y=data.y_train,
                 splits=self._splits or splits.splits(own, data.y_train, data.groups),
                 objective=objective,
-                optimizer=training.optimizer,
+                optimizer=training.made_of,
                 learning_rate=training.learning_rate,
                 rates={arm.name: arm.rate for arm in arms if arm.rate is not None},
                 weight_decay=training.weight_decay,
@@ -148,6 +152,18 @@ class Groups:
             self._splits = task.splits
             loop = make_loop(task, model, lanes, training.loop, alone=not self.spec.is_settled)
         return Group(own, source, task, loop, Sizes(source.build))
+
+
+def _remarks(model: Any, data: Data) -> Iterator[str]:
+    if data.raw:
+        yield "The model scales its inputs itself: images go in as they are, 0 to 255."
+    own = [f"{row.layer}: {row.target} = {row.penalty}" for row in describe(model).rows]
+    if own:
+        more = f"; … {len(own)} in all" if len(own) > 3 else ""
+        yield (
+            f"The model's own penalties are left out ({'; '.join(own[:3])}{more}): the arms say what is "
+            "charged."
+        )
 
 
 @contextmanager
@@ -183,9 +199,12 @@ def check_objective(objective: Objective, model: Any, data: Data) -> None:
             else:
                 compile_utils.CompileMetrics([entry], None).update_state(y, predicted)
         except Exception as error:  # Keras and its backends raise many kinds
+            hint = ""
+            if entry == "categorical_crossentropy" and y.ndim == 1:
+                hint = " Class numbers take sparse_categorical_crossentropy."
             raise ModelError(
                 f"The {what} {entry!r} does not fit targets of shape {y.shape[1:]} and type {y.dtype} "
-                f"with outputs of shape {outputs[1:]}: {reason(error)}"
+                f"with outputs of shape {outputs[1:]}: {reason(error)}{hint}"
             ) from error
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from shrinkage.study.final import Searched
+from shrinkage.study.final import Refit, Searched
 from shrinkage.study.power import ALPHA
-from shrinkage.study.summary import Measure, Over, Selection, Stability
-from shrinkage.study.words import FEW, count, number, plain
+from shrinkage.study.summary import Cell, Measure, Over, Selection, Stability
+from shrinkage.study.words import FEW, count, number, percent, plain, were
+
+_FAR = 0.05  # of accuracy
+SEEN = (
+    "Careful: the saved weights may have seen the rows that splits validate on; then the scores are too "
+    "good, and no penalty or a weak one has the advantage."
+)
+PATH = (
+    "Along the path each strength goes on from the weights of the one before, and so has been trained for "
+    "longer than it, and than the baseline."
+)
 
 
 def edge_note(choice: Selection) -> str | None:
@@ -30,42 +40,42 @@ def edge_note(choice: Selection) -> str | None:
 def arm_notes(choice: Selection, trials: int, diverged: int) -> tuple[str, ...]:
     """Say what else is to be known of one arm's choice."""
     notes, arm = [], plain(choice.arm)
-    if choice.chosen is None and not choice.ineligible:
+    if choice.is_lost:
+        notes.append(f"{arm}: nothing could be chosen, since every cell has a diverged trial.")
+    elif choice.chosen is None:
         notes.append(
             f"{arm}: nothing could be chosen, since no cell was trained to the end on all {choice.over}."
         )
-    elif choice.chosen is None:
-        notes.append(f"{arm}: nothing could be chosen, since every cell has a diverged trial.")
     elif diverged:
         notes.append(
             f"{arm}: {diverged} of {count(trials, 'trials')} diverged; "
             f"{count(choice.ineligible, 'cells')} could not be chosen for it."
         )
     if choice.chosen is not None and choice.stopped:
-        trained = len(choice.strengths) - choice.stopped
+        left = len(choice.strengths) - choice.stopped - choice.ineligible - choice.partial
         notes.append(
-            f"{arm}: {count(choice.stopped, 'strengths')} were stopped at a rung; "
-            f"the chosen and the 1-SE strength are of the {trained} trained to the end."
+            f"{arm}: {were(choice.stopped, 'strengths')} stopped at a rung; "
+            f"the chosen and the 1-SE strength are of the {left} trained to the end."
         )
     if choice.stability is not None and len(choice.stability.strengths) > 1 and len(choice.strengths) > 1:
-        notes.append(f"{arm}: {stability(choice.stability)}.")
+        notes.append(f"{arm}: {stability(choice.stability, choice.over)}.")
     if choice.chosen is not None and choice.strengths and choice.one_se is None:
         notes.append(f"{arm}: one {choice.over[:-1]} has no standard error, so there is no 1-SE strength.")
     return tuple(notes)
 
 
-def stability(found: Stability) -> str:
+def stability(found: Stability, over: Over) -> str:
     """Say how far the choice of a strength depends on which split is left out.
 
     Examples
     --------
-    >>> stability(Stability((0.1, 0.1, 0.01), 2 / 3, 0.577))
-    'with one fold left out in turn, λ = 0.01 (1 time) and λ = 0.1 (2 times) would be chosen'
-    >>> stability(Stability((0.1, 0.1), 1.0, 0.0))
+    >>> stability(Stability((0.1, 0.1, 0.01), 2 / 3, 0.577), "splits")
+    'with one split left out in turn, λ = 0.01 (1 time) and λ = 0.1 (2 times) would be chosen'
+    >>> stability(Stability((0.1, 0.1), 1.0, 0.0), "folds")
     'with one fold left out in turn, λ = 0.1 would be chosen each time'
     """
     times = sorted(Counter(found.strengths).items())
-    lead = "with one fold left out in turn, "
+    lead = f"with one {over[:-1]} left out in turn, "
     if len(times) == 1:
         return f"{lead}λ = {number(times[0][0])} would be chosen each time"
     each = [f"λ = {number(strength)} ({count(n, 'times')})" for strength, n in times]
@@ -87,7 +97,6 @@ def study_notes(
     *,
     over: Over,
     units: int,
-    one_split: bool,
     train_test_ratio: float | None,
     tested: int,
     tuned: bool,
@@ -102,8 +111,6 @@ def study_notes(
     ----------
     over, units
         What errors are over, and how many there are.
-    one_split
-        All trials share one split.
     train_test_ratio
         n_test/n_train of the correction, or ``None``.
     tested
@@ -119,26 +126,16 @@ def study_notes(
         "Strengths were selected on mean validation data loss, penalty excluded; "
         "test data was scored once, for the reported arms only."
     ]
-    if one_split and over == "seeds":
+    if over == "seeds":
         notes.append("One split of the data was used: an interval covers seeds, not the choice of the split.")
-    elif over == "seeds":
-        notes.append("Splits overlap and were not corrected for: intervals are too narrow.")
-    if over == "folds" and tested:
-        at = (
-            ", at the strength that the other folds choose: no row has a say in the choice it scores"
-            if tuned
-            else ""
-        )
-        notes.append(f"Differences are taken on the rows that each fold holds out{at}.")
+    elif tested:
+        notes.append(_differences_note(over, tuned))
     if units == 1:
         notes.append(f"One {over[:-1]}: no interval and no test is possible.")
     elif units < FEW:
         notes.append(f"Under {count(FEW, over)} an interval is wide: only large differences can be shown.")
     if train_test_ratio is not None:
-        notes.append(
-            "Training sets of different splits overlap: variances are corrected by Nadeau and Bengio's "
-            f"1/{units} + n_test/n_train, with n_test/n_train = {number(train_test_ratio)}."
-        )
+        notes.append(_correction_note(over, units, train_test_ratio, tuned))
     if tested > 1:
         notes.append(
             f"p values are adjusted by Holm's method over {count(tested, 'arms')} within each measure, for "
@@ -151,19 +148,65 @@ def study_notes(
         )
     if stopped:
         notes.append(
-            f"{stopped} of {count(trials, 'trials')} were stopped at a rung, where other strengths of their "
-            "arm had a lower mean validation data loss."
+            f"{stopped} of {were(trials, 'trials', stopped)} stopped at a rung, where other strengths of the "
+            "same arm had a lower mean validation data loss, or one as good at a larger strength."
         )
     if partial:
-        verb = "was" if partial == 1 else "were"
-        notes.append(f"{count(partial, 'cells')} {verb} explored on fewer {over} only, and can't be chosen.")
+        notes.append(f"{were(partial, 'cells')} explored on fewer {over} only, and can't be chosen.")
     return tuple(notes)
+
+
+def _differences_note(over: Over, tuned: bool) -> str:
+    text = f"Differences are taken on the rows that each {over[:-1]} holds out"
+    if not tuned:
+        return f"{text}."
+    text += f", at the strength that the other {over} choose"
+    if over == "folds":
+        return f"{text}: no row has a say in the choice it scores."
+    return f"{text}; these hold out some of the same rows, which have a part in that choice."
+
+
+def _correction_note(over: Over, units: int, train_test_ratio: float, tuned: bool) -> str:
+    twice = over == "splits" and tuned
+    text = (
+        "Training sets of different splits overlap: variances are corrected by Nadeau and Bengio's "
+        f"1/{units} + n_test/n_train, with n_test/n_train = {number(train_test_ratio)}"
+    )
+    return f"{text}; it counts twice, since these splits choose for each other." if twice else f"{text}."
+
+
+def cut_note(
+    units: Collection[tuple[int, int]], choosing: Collection[tuple[int, int]], over: Over
+) -> tuple[str, ...]:
+    """Say what arms are compared on where a budget ended a search before that was all that choose."""
+    if set(units) == set(choosing):
+        return ()
+    if not set(units) <= set(choosing):
+        return (
+            "The budget ended the search before a closer look: arms are compared where the range was looked "
+            "for.",
+        )
+    return (
+        f"The budget ended in the middle of a look: arms are compared on the {count(len(units), over)} of "
+        f"{len(choosing)} that they have in common.",
+    )
 
 
 def search_notes(found: Searched) -> tuple[str, str]:
     """Say how strengths were searched, and why that ended."""
     looks = "; then ".join(f"{wave.why}, {count(wave.trials, 'trials')}" for wave in found.waves)
     return f"The search ({found.strategy}) tried {looks}.", f"It stopped: {found.ended}"
+
+
+def refit_note(refit: Refit, chosen: Cell | None) -> tuple[str, ...]:
+    """Say where the model that was trained again is far from the trials at its strength on test data."""
+    if chosen is None or not abs(refit.test_accuracy - chosen.test_accuracy.mean) > _FAR:
+        return ()
+    return (
+        f"The model of models/best.keras has a test accuracy of {percent(refit.test_accuracy)}, the trials "
+        f"at its strength had {percent(chosen.test_accuracy.mean)}: what a training comes to depends much on "
+        "its seed here, or it has not come to rest.",
+    )
 
 
 def rules_note(arm: str, rules: Sequence[str]) -> str:

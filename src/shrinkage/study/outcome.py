@@ -39,6 +39,7 @@ def conclude(
     bench: Bench,
     directory: RunDirectory,
     finished: Mapping[str, Any],
+    explored: Mapping[str, Any],
     scores: Mapping[str, Any],
     search: Search,
     say: Callable[[str], None],
@@ -49,18 +50,26 @@ def conclude(
     ----------
     bench, directory
         The study, and where it is run.
-    finished, scores
-        Its trials, and what the reported ones scored on test data, by key.
+    finished, explored, scores
+        By key: the trials that choose, those that said where to look, and what the reported ones scored on
+        test data.
     search
         What was asked for, and what each trial was trained to.
     say
         Told, in a line, that the recommended arm is trained again.
     """
-    summary, weights = _compare(bench, directory, finished, scores), search.weights
-    found = search.record()
-    if not bench.spec.is_settled:  # a search says itself whether to go on at an end of what it tried
-        arms = tuple(replace(arm, edge_note=None) for arm in summary.arms)
-        summary = replace(summary, arms=arms, notes=(*summary.notes, *notes.search_notes(found)))
+    summary, weights = _compare(bench, directory, finished, explored, scores), search.weights
+    found, said = search.record(), list(bench.groups.remarks)
+    if bench.spec.initial == "saved":
+        said.append(notes.SEEN)
+    if bench.spec.strategy == "path":
+        said.append(notes.PATH)
+    summary = replace(summary, notes=(*summary.notes, *said))
+    if search.log.cut:
+        cut = notes.cut_note(summary.units, bench.space.choosing, summary.over)
+        summary = replace(summary, notes=(*summary.notes, *cut))
+    if not bench.spec.is_settled:
+        summary = replace(summary, notes=(*summary.notes, *notes.search_notes(found)))
     best = {
         arm.arm: _representative(bench, finished, arm.arm, arm.selection.strength)
         for arm in summary.arms
@@ -68,16 +77,19 @@ def conclude(
     }
     own = {arm: _recipe(bench, trial).to_list() for arm, trial in best.items() if trial.ratios}
     summary = replace(summary, notes=(*summary.notes, *(notes.rules_note(*each) for each in own.items())))
+    again = None
+    if summary.recommended is not None and bench.spec.refits:
+        again = _refit(bench, directory, finished, best[summary.recommended.arm], say)
+        apart = notes.refit_note(again.record, summary.arm(summary.recommended.arm).selection.chosen)
+        summary = replace(summary, notes=(*summary.notes, *apart))
     told = {**summary.to_json(), **({} if bench.spec.is_settled else {"search": as_json(found)})}
-    if summary.recommended is not None:
+    if again is not None:
+        told["refit"] = as_json(again.record)
+    if again is not None and again.weights is not None:
+        _save_best(bench, directory, again.trial, again.weights)
+    elif summary.recommended is not None:
         trial = best[summary.recommended.arm]
-        again = _refit(bench, directory, finished, trial, say) if bench.spec.refits else None
-        if again is not None:
-            told["refit"] = as_json(again.record)
-        if again is not None and again.weights is not None:
-            _save_best(bench, directory, again.trial, again.weights)
-        else:
-            _save_best(bench, directory, trial, weights(trial))
+        _save_best(bench, directory, trial, weights(trial))
     write_json(directory.summary, told)  # whatever a user's layer does when it is looked at
     evidence = _look(bench, directory, summary, best, weights)
     write_json(directory.summary, {**told, "evidence": evidence.to_json()})
@@ -96,10 +108,15 @@ def _refit(
 
 
 def _compare(
-    bench: Bench, directory: RunDirectory, finished: Mapping[str, Any], scores: Mapping[str, Any]
+    bench: Bench,
+    directory: RunDirectory,
+    finished: Mapping[str, Any],
+    explored: Mapping[str, Any],
+    scores: Mapping[str, Any],
 ) -> Summary:
     spec = bench.spec
-    table = frame([arm.name for arm in spec.all_arms], finished, scores)
+    names = [arm.name for arm in spec.all_arms]
+    table = frame(names, finished, scores)
     every, several = bench.loop.task.splits, spec.split_count > 1
     validation, train = (sum(len(getattr(s, side)) for s in every) for side in ("validation", "train"))
     classification = bench.objective.classification
@@ -108,7 +125,7 @@ def _compare(
         directory.curves(list(table["key"])),
         baseline=spec.baseline.name if spec.baseline.name in set(table["arm"]) else None,
         classification=classification,
-        folds=(spec.folds or spec.repeats) if several else None,
+        folds=(spec.folds or table["fold"].nunique()) if several else None,
         repeats=spec.repeats if spec.folds else 1,
         one_split=not several,
         n_test_over_n_train=validation / train if several else None,
@@ -119,6 +136,9 @@ def _compare(
             if arm.training.over(spec.training, 0.0).early_stopping is not None
         },
         guess=best_guess(bench.objective.loss, bench.loop.task.y[every[0].validation]),
+        splits="folds" if spec.folds else "splits",
+        searched=not spec.is_settled,
+        explored=frame(names, explored, {}),
     )
 
 

@@ -62,7 +62,7 @@ def descended(space: Space, arm: Arm) -> ArmSearch:
             return f"{reason} The way down from there left the range that the study names."
         cell = _cell(arm, down.strengths, known)
         asked = tuple((cell, unit) for unit in space.choosing)
-        seen = yield Look(asked, {cell: known[cell]}, "a step down the gradient", down.row_epochs)
+        seen = yield Look(asked, {cell: known[cell]}, "a step down the gradient", spent=down.row_epochs)
         steps += 1
     return f"{reason} From there {count(steps, 'steps')} were made down the gradient, a strength a rule."
 

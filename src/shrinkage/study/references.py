@@ -9,11 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import keras
+import numpy as np
 
 from shrinkage.data import Data, load_data
 from shrinkage.errors import CodeNotAllowedError, ModelError, ShrinkageError, did_you_mean
@@ -21,6 +22,9 @@ from shrinkage.recipe import sites
 from shrinkage.study.spec import StudySpec
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.saved import load_model
+
+_SMALL = 0.1  # a factor that is meant for 0 to 255
+_LARGE = 2.0  # a mean that inputs in [0, 1] don't have
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,28 @@ def model_source(spec: StudySpec, data: Data, allow_code: bool) -> ModelSource:
             'time. Save the model to a .keras file, or write initial = "fresh".'
         )
     return ModelSource(build, _fingerprint(spec, model))
+
+
+def as_taken(data: Data, model: Any) -> Data:
+    """Return data as a model takes them: images stay 0 to 255 for one that scales its inputs itself."""
+    scales = data.is_image and data.x_train.dtype == np.uint8 and _scales_itself(model)
+    return replace(data, raw=True) if scales else data
+
+
+def _scales_itself(model: Any) -> bool:
+    """Return whether a layer makes small numbers of 0 to 255: one that rescales, or knows their mean."""
+    for site in sites(model):
+        layer = site.layer
+        if isinstance(layer, keras.layers.Rescaling) and np.max(np.abs(layer.scale)) < _SMALL:
+            return True
+        if isinstance(layer, keras.layers.Normalization) and layer.built and np.max(_mean(layer)) > _LARGE:
+            return True
+    return False
+
+
+def _mean(layer: Any) -> Any:
+    mean = layer.input_mean if layer.input_mean is not None else layer.adapt_mean
+    return np.abs(keras.ops.convert_to_numpy(mean))
 
 
 def resolve(reference: str, allow_code: bool) -> Callable[..., Any]:
@@ -130,6 +156,8 @@ def check_fit(name: str, model: Any, data: Data) -> None:
     if not model.built:
         raise ModelError(f"{name} is not built: give it an Input, or call model.build(...).")
     shape, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if isinstance(shape, (list, dict)) or isinstance(outputs, (list, dict)):
+        raise ModelError(f"{name} has several inputs or outputs; a study takes models of one each.")
     if not isinstance(shape, tuple) or not isinstance(outputs, tuple):
         return  # a subclassed model doesn't say
     fits = len(shape) == len(data.input_shape) + 1 and all(
@@ -140,7 +168,8 @@ def check_fit(name: str, model: Any, data: Data) -> None:
             f"{name} takes inputs of shape {shape[1:]}, but one sample of {data.name} has {data.input_shape}."
         )
     if data.classes > 2 and outputs[-1] is not None and outputs[-1] < data.classes:
-        hint = " Whole numbers are taken for classes; for a regression give floats." * (outputs[-1] == 1)
+        floats = " Whole numbers are taken for classes; for a regression give floats, 94.0 for 94."
+        hint = floats if outputs[-1] == 1 else ""
         raise ModelError(
             f"{name} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes.{hint}"
         )

@@ -6,7 +6,7 @@ import shlex
 import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from shrinkage.study.arm import BASELINE
 from shrinkage.study.evidence import Evidence
 from shrinkage.study.final import Nested, Refit, Searched
 from shrinkage.study.provenance import Provenance
+from shrinkage.study.selection import on_units
 from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.study.summary import Summary
 
@@ -35,6 +36,8 @@ def frame(
     arms: Sequence[str], finished: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Mapping[str, float]]
 ) -> pd.DataFrame:
     """Return the tidy table: one row a finished trial, sorted by arm, strength, seed and fold.
+
+    Of a trial that was stopped at a rung and later trained to the end, there is the latter alone.
 
     Parameters
     ----------
@@ -53,6 +56,9 @@ def frame(
     texts, whole = ("arm", "state", "key"), ("seed", "fold", "epochs")
     types = {c: "str" if c in texts else "int64" if c in whole else "float64" for c in table.columns}
     table = table.astype(types).astype(dict.fromkeys(SIZES[1:], "Int64"))  # counts that may be missing
+    # A strength that was stopped and came to be asked for again is the trial that was trained to the end.
+    stopped = table["state"].eq("stopped") & table.duplicated(list(_TRIAL[:4]), keep=False)
+    table = table[~stopped].copy()
     table["place"] = table["arm"].map({arm: i for i, arm in enumerate(arms)})
     table = table.sort_values(["place", "strength", "seed", "fold"], ignore_index=True)
     return table.drop(columns="place")
@@ -180,6 +186,11 @@ class Results:
         arms = [arm.arm for arm in summary.arms]
         table = frame(arms, finished, scores)
         return cls(place.path, study, summary, evidence, provenance, table, search, refit, nested)
+
+    @cached_property
+    def decisive(self) -> Self:
+        """The results without trials that no choice is made of: those on units which said where to look."""
+        return replace(self, frame=on_units(self.frame, self.summary.units))
 
     @cached_property
     def fields(self) -> Mapping[str, Any]:

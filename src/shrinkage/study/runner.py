@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from shrinkage.data import Data
 from shrinkage.errors import DataError, RunError
-from shrinkage.study import design, selection
+from shrinkage.study import design, notes, selection
 from shrinkage.study.descents import Descents
 from shrinkage.study.design import Trial
 from shrinkage.study.groups import Groups
@@ -25,7 +25,7 @@ from shrinkage.study.references import ModelSource
 from shrinkage.study.results import frame
 from shrinkage.study.search import strategy
 from shrinkage.study.sizes import Sizes
-from shrinkage.study.space import Space
+from shrinkage.study.space import Cell, Space, Unit
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
 from shrinkage.study.summary import Summary
@@ -167,9 +167,10 @@ def prepare(spec: StudySpec, data: Data, allow_code: bool) -> Bench:
     space = Space(spec, _scale(objective, data.y_train))
     first = next(strategy(space))
     trials = design.trials(spec, facts, first, facts_of=lambda cell: groups.of(cell).facts)
-    check_budget(spec.budget, len(trials))
+    check_budget(spec.budget, len(trials) + (len(space.fixed) if spec.explores and space.open else 0))
+    descents = Descents(space, groups)
     return Bench(
-        spec, data, base.source, objective, groups.loop, facts, trials, space, groups, Descents(space, groups)
+        spec, groups.data, base.source, objective, groups.loop, facts, trials, space, groups, descents
     )
 
 
@@ -235,17 +236,43 @@ def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Obs
             full += 1
             if full % _PRUNED == 0:
                 _prune(bench, directory, store)
-    bench, finished = _decisive(replace(bench, trials=search.trials), store.finished())
-    scores = _score(bench, directory, _table(spec, finished), observer, search)
-    return conclude(bench, directory, finished, scores, search, observer.say)
+    finished = store.finished()
+    trials = _decisive(bench, [t for t in search.trials if t.key in finished])
+    own = {t.key: finished[t.key] for t in trials}
+    explored = {t.key: finished[t.key] for t in search.trials if t.key in finished and t.key not in own}
+    bench = replace(bench, trials=trials)
+    scores = _score(bench, directory, _table(spec, own), observer, search)
+    return conclude(bench, directory, own, explored, scores, search, observer.say)
 
 
-def _decisive(bench: Bench, finished: Mapping[str, Any]) -> tuple[Bench, Mapping[str, Any]]:
-    """Return the trials that the choice is made of, if there are any: not those that explored elsewhere."""
-    done = [t for t in bench.trials if t.key in finished]
-    choosing = set(bench.space.choosing)
-    own = [t for t in done if (t.seed, t.fold) in choosing] or done
-    return replace(bench, trials=tuple(own)), {t.key: finished[t.key] for t in own}
+def _decisive(bench: Bench, done: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Return the trials that the choice is made of.
+
+    They are on the units that choose. Where a budget ended a search in between, they are on as many units as
+    the baseline and some other cell have in common, at the worst on those where the range was looked for.
+    """
+    choosing, baseline = set(bench.space.choosing), bench.spec.baseline.name
+    own = [t for t in done if (t.seed, t.fold) in choosing]
+    for trials, least in ((own, {baseline}), (done, {baseline}), (own, set()), (done, set())):
+        units = _in_common(trials, least)
+        if units:
+            return tuple(t for t in trials if (t.seed, t.fold) in units)
+    return ()
+
+
+def _in_common(trials: Sequence[Trial], least: Set[str]) -> set[Unit]:
+    """Return the most units that cells of these arms, and of another, have in common."""
+    units: dict[Cell, set[Unit]] = {}
+    for trial in trials:
+        units.setdefault(trial.cell, set()).add((trial.seed, trial.fold))
+    times = Counter(unit for own in units.values() for unit in own)
+    often = sorted(times, key=lambda unit: (-times[unit], unit))
+    for n in range(len(often), 0, -1):
+        common = set(often[:n])
+        arms = {arm for (arm, _), own in units.items() if common <= own}
+        if least < arms:
+            return common
+    return set()
 
 
 def _open(bench: Bench, directory: RunDirectory) -> TrialStore:
@@ -276,13 +303,10 @@ def _decide(bench: Bench, directory: RunDirectory, observer: Observer, trains: b
     stored = directory.read_json(directory.plan)
     with named_failures():
         line = bench.loop.decide(stored, keep, directory.checkpoints) if trains or stored else ""
-    if trains:
-        observer.say(line)
-    if bench.spec.split_count > 1 and bench.spec.initial == "saved":
-        observer.say(
-            "Careful: the saved weights may have seen the rows that splits validate on; then the scores are "
-            "too good."
-        )
+    for said in (*bench.groups.remarks, line) if trains else ():
+        observer.say(said)
+    if (bench.spec.split_count > 1 or bench.spec.nested) and bench.spec.initial == "saved":
+        observer.say(notes.SEEN)
 
 
 def _digest(spec: StudySpec, trials: tuple[Trial, ...]) -> str:

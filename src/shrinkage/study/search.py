@@ -7,13 +7,15 @@ asks for the same trials, finds most of them finished, and goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 from shrinkage.study.arm import Arm
-from shrinkage.study.closer import explored, gridded
+from shrinkage.study.closer import explored, gridded, mean_loss
 from shrinkage.study.proposed import descended, sampled
 from shrinkage.study.space import ArmSearch, Cell, Space, Step, Strategy
+from shrinkage.study.words import number, plain
 
 RUNGS = (10, 3)  # shares of the epochs after which the worse strengths of the first look stop
 EXPLORING = 0.015  # see `Wave.alike`: wider than in a study of rungs, for no strength is lost for good
@@ -64,15 +66,22 @@ def _path(space: Space) -> Strategy:
     grids = {arm.name: space.grid(arm) for arm in space.open}
     first = list(space.fixed)
     first += [(name, grid[0]) for name, grid in grids.items()]
-    yield Step("the weakest strengths", tuple((cell, unit) for cell in first for unit in space.units))
+    seen = yield Step("the weakest strengths", tuple((cell, unit) for cell in first for unit in space.units))
+    ends, epochs = [], max(1, space.spec.training.epochs // _PATH)
     for i in range(1, max(map(len, grids.values()), default=0)):
-        after: dict[Cell, Cell] = {
-            (name, grid[i]): (name, grid[i - 1]) for name, grid in grids.items() if i < len(grid)
-        }
-        asked = tuple((cell, unit) for cell in after for unit in space.units)
-        epochs = max(1, space.spec.training.epochs // _PATH)
-        yield Step("the next strengths, from the weights before", asked, epochs=epochs, after=after)
-    return "The path was followed to its end."
+        after: dict[Cell, Cell] = {}
+        for name, grid in [each for each in grids.items() if i < len(each[1])]:
+            if math.isfinite(mean_loss(seen.get((name, grid[i - 1]), {}), space.units)):
+                after[name, grid[i]] = name, grid[i - 1]
+            else:  # there are no weights to go on from
+                ends.append(f"{plain(name)}: λ = {number(grid[i - 1])} diverged, and ends the path.")
+                del grids[name]
+        if after:
+            asked = tuple((cell, unit) for cell in after for unit in space.units)
+            seen = yield Step(
+                "the next strengths, from the weights before", asked, epochs=epochs, after=after
+            )
+    return " ".join(ends) or "The path was followed to its end."
 
 
 def _together(space: Space, search: Callable[[Space, Arm], ArmSearch], first: Step) -> Strategy:
@@ -80,11 +89,11 @@ def _together(space: Space, search: Callable[[Space, Arm], ArmSearch], first: St
     searches = {arm.name: search(space, arm) for arm in space.open}
     waiting = [(cell, unit) for cell in space.fixed for unit in space.choosing]
     looks, reasons = {name: next(search) for name, search in searches.items()}, []
-    apart, steps = space.spec.explores and bool(looks), 0
+    steps = 0
     while looks or waiting:
         asked = [each for look in looks.values() for each in look.asked]
         ratios = {cell: own for look in looks.values() for cell, own in look.ratios.items()}
-        if not (apart and steps == 0):
+        if not looks or not all(look.explores for look in looks.values()):
             asked, waiting = [*waiting, *asked], []
         why = " and ".join(dict.fromkeys(look.why for look in looks.values())) or "the others"
         step = first if not steps else Step(why, ())

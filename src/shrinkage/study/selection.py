@@ -6,7 +6,7 @@ Only validation data loss decides; test data is never looked at here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -47,18 +47,34 @@ def trials_at(frame: pd.DataFrame, arm: str, strength: float | None) -> pd.DataF
     return frame[(frame["arm"] == arm) & same].sort_values(order, kind="stable")
 
 
-def check_frame(frame: pd.DataFrame) -> Over:
+def on_units(rows: pd.DataFrame, units: Collection[tuple[int, int]]) -> pd.DataFrame:
+    """Return the rows of a frame or of curves that are of these seeds and folds.
+
+    Examples
+    --------
+    >>> on_units(pd.DataFrame({"arm": "a", "seed": [0, 0, 1], "fold": [-1, 0, 0]}), [(0, 0)]).index.tolist()
+    [1]
+    """
+    if rows.empty:
+        return rows
+    known = set(units)
+    return rows[[unit in known for unit in zip(rows["seed"], rows["fold"], strict=True)]]
+
+
+def check_frame(frame: pd.DataFrame, splits: Over = "folds") -> Over:
     """Check that ``frame`` is one row a trial, and say what standard errors are over.
 
     Parameters
     ----------
     frame
         The trials of one study.
+    splits
+        What the fold column counts: ``"folds"``, or random ``"splits"``.
 
     Returns
     -------
-    {"seeds", "folds"}
-        ``"folds"`` where the fold column holds numbers from 0 on, ``"seeds"`` where it is -1.
+    {"seeds", "folds", "splits"}
+        ``splits`` where the fold column holds numbers from 0 on, ``"seeds"`` where it is -1.
 
     Raises
     ------
@@ -84,10 +100,10 @@ def check_frame(frame: pd.DataFrame) -> Over:
     folded = (frame["fold"] >= 0).to_numpy()
     if folded.any() and not folded.all():
         raise ValueError("a study has folds for all trials (fold >= 0) or for none (fold = -1)")
-    return "folds" if folded.any() else "seeds"
+    return splits if folded.any() else "seeds"
 
 
-def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
+def cells(frame: pd.DataFrame, splits: Over = "folds") -> tuple[Cell, ...]:
     """Average the trials of every arm at every strength.
 
     Without folds, means and standard errors are over seeds. With folds, seeds are averaged within each
@@ -102,6 +118,8 @@ def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
     frame
         One row a trial. Needs ``arm, strength, seed, fold, state, val_data_loss``; what else it lacks
         (the test columns, before the test split is scored) becomes NaN with ``n = 0``.
+    splits
+        What the fold column counts: ``"folds"``, or random ``"splits"``.
 
     Returns
     -------
@@ -120,7 +138,7 @@ def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
     >>> cells(frame)[0].val_data_loss
     Estimate(mean=2.0, se=1.0, n=2)
     """
-    over = check_frame(frame)
+    over = check_frame(frame, splits)
     rows = {}
     for arm in dict.fromkeys(frame["arm"]):
         strengths = frame.loc[frame["arm"] == arm, "strength"]
@@ -189,9 +207,10 @@ def lowest(losses: NDArray[np.float64]) -> NDArray[np.intp]:
 def cross_fitted(losses: NDArray[np.float64], folds: int) -> NDArray[np.intp]:
     """Choose a strength for every split by what the other splits of its repeat validated.
 
-    The rows that a split holds out have then no say in the strength that they are scored at: splits of one
-    repeat share no validation row, those of different repeats do. Scored at one choice of all splits, an
-    arm with many strengths would beat an equal arm with one, since the lowest of many means is too low.
+    The rows that a fold holds out have then no say in the strength that they are scored at: folds of one
+    repeat share no validation row, those of different repeats do. Random splits share some, which have then
+    a part of a say. Scored at one choice of all splits, an arm with many strengths would beat an equal arm
+    with one, since the lowest of many means is too low.
 
     Parameters
     ----------
@@ -217,13 +236,16 @@ def cross_fitted(losses: NDArray[np.float64], folds: int) -> NDArray[np.intp]:
     return lowest(np.swapaxes(others, -1, -2))
 
 
-def select(cells: Sequence[Cell], *, folds: int | None = None) -> dict[str, Selection]:
+def select(
+    cells: Sequence[Cell], *, folds: int | None = None, searched: bool = False
+) -> dict[str, Selection]:
     r"""Choose one strength for every arm, and its 1-SE strength.
 
     The chosen strength has the lowest mean validation data loss; of equal means the largest strength
     wins. The 1-SE strength is the largest strength of the same arm whose mean is at most
     :math:`m + se`, with the mean :math:`m` and the standard error :math:`se` *of the chosen cell* [1]_;
-    it is never below the chosen one. Cells with a diverged or stopped trial, and partial ones,
+    it is never below the chosen one. Repeats of the folds are no new data: of these, :math:`se` is that of
+    one repeat. Cells with a diverged or stopped trial, and partial ones,
     take no part. Over folds, each split also gets a choice by the other splits of its repeat
     (see `cross_fitted`): these tell how stable the choice is, and are what arms are compared at.
 
@@ -233,6 +255,8 @@ def select(cells: Sequence[Cell], *, folds: int | None = None) -> dict[str, Sele
         As `cells` returns them, in any order.
     folds
         Splits of one repeat, where folds are repeated; by default all splits are of one.
+    searched
+        A search decides where the strengths end, so that no choice is at an edge.
 
     Returns
     -------
@@ -256,22 +280,24 @@ def select(cells: Sequence[Cell], *, folds: int | None = None) -> dict[str, Sele
     arms: dict[str, list[Cell]] = {}
     for cell in cells:
         arms.setdefault(cell.arm, []).append(cell)
-    return {arm: _select_one(arm, of_arm, folds) for arm, of_arm in arms.items()}
+    return {arm: _select_one(arm, of_arm, folds, searched) for arm, of_arm in arms.items()}
 
 
-def _select_one(arm: str, cells: Sequence[Cell], folds: int | None) -> Selection:
+def _select_one(arm: str, cells: Sequence[Cell], folds: int | None, searched: bool) -> Selection:
     eligible = sorted((cell for cell in cells if cell.eligible), key=lambda c: c.strength or 0.0)
     strengths = tuple(sorted(cell.strength for cell in cells if cell.strength is not None))
     chosen, threshold, one_se, edge, stability = None, math.nan, None, None, None
     if eligible:
         chosen = eligible[lowest(np.array([cell.val_data_loss.mean for cell in eligible]))]
-        threshold = chosen.val_data_loss.mean + chosen.val_data_loss.se
+        splits = len(chosen.losses)
+        repeats = splits // folds if folds and splits % folds == 0 else 1
+        threshold = chosen.val_data_loss.mean + math.sqrt(repeats) * chosen.val_data_loss.se
         within = [cell for cell in eligible if cell.val_data_loss.mean <= threshold]  # none if it is NaN
         if chosen.strength is not None:
             one_se = max(within, key=lambda c: c.strength or 0.0, default=None)
-            edge = _edge(chosen.strength, strengths)
-            if chosen.over == "folds":
-                stability = _stability(eligible, chosen.strength, folds)
+            edge = None if searched else _edge(chosen.strength, strengths)
+            if chosen.over != "seeds":
+                stability = _stability(eligible, chosen.strength, splits // repeats)
     return Selection(
         arm=arm,
         over=cells[0].over,
@@ -287,12 +313,11 @@ def _select_one(arm: str, cells: Sequence[Cell], folds: int | None) -> Selection
     )
 
 
-def _stability(cells: Sequence[Cell], chosen: float, folds: int | None) -> Stability:
+def _stability(cells: Sequence[Cell], chosen: float, folds: int) -> Stability:
     losses = np.array([cell.losses for cell in cells])
-    splits = losses.shape[1]
     grid = np.array([cell.strength for cell in cells], np.float64)
-    by_split = grid[cross_fitted(losses, folds if folds and splits % folds == 0 else splits)]
-    spread = float(np.log10(by_split).std(ddof=1)) if splits > 1 else math.nan
+    by_split = grid[cross_fitted(losses, folds)]
+    spread = float(np.log10(by_split).std(ddof=1)) if len(by_split) > 1 else math.nan
     return Stability(tuple(by_split.tolist()), float((by_split == chosen).mean()), spread)
 
 

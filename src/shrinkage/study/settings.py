@@ -67,6 +67,8 @@ class Training(Part):
         Whole numbers ≥ 1.
     optimizer, learning_rate
         Keras's name of an optimizer, and its learning rate (None: the optimizer's own default).
+    optimizer_options
+        More of the optimizer's arguments, as in ``{ momentum = 0.9 }``.
     weight_decay
         Decoupled decay, the optimizer's argument of this name in Keras: before each step every trainable
         weight w loses learning rate · weight_decay · w (None: the optimizer's own default, for AdamW 0.004).
@@ -95,6 +97,7 @@ class Training(Part):
     batch_size: Count = 32
     optimizer: str = "adam"
     learning_rate: Positive | None = None
+    optimizer_options: dict[str, Any] = Field(default_factory=dict)
     weight_decay: _Decay | None = None
     loss: str = "auto"
     metrics: tuple[str, ...] = ()
@@ -104,9 +107,21 @@ class Training(Part):
     early_stopping: Count | None = None
     loop: Literal["auto", "jax", "keras"] = "auto"
 
+    @property
+    def made_of(self) -> Any:
+        """The optimizer as `shrinkage.training.keras_loop.make_optimizer` takes it."""
+        if not self.optimizer_options:
+            return self.optimizer
+        return {"class_name": self.optimizer, "config": self.optimizer_options}
+
     def to_key(self) -> dict[str, Any]:
         """Return the fields as a trial's key holds them: newer ones only where they are set."""
-        newer = {"weight_decay": None, "label_smoothing": 0.0, "max_norm": None}
+        newer: dict[str, Any] = {
+            "optimizer_options": {},
+            "weight_decay": None,
+            "label_smoothing": 0.0,
+            "max_norm": None,
+        }
         fields = self.model_dump(mode="json")
         return {name: value for name, value in fields.items() if name not in newer or value != newer[name]}
 
@@ -122,6 +137,7 @@ class Overrides(Part):
     batch_size: Count | None = None
     optimizer: str | None = None
     learning_rate: Positive | None = None
+    optimizer_options: dict[str, Any] | None = None
     weight_decay: _OpenDecay | None = None
     class_weights: _ClassWeights | None = None
     label_smoothing: _OpenSmoothing | None = None
@@ -138,6 +154,8 @@ class Overrides(Part):
         The learning rate may differ between trials of one program; nothing else here may.
         """
         own = {name: value for name, value in self.given().items() if name != "learning_rate"}
+        if self.optimizer is not None:  # another one has other arguments
+            own.setdefault("optimizer_options", {})
         return (
             Training.model_validate({**training.model_dump(), **filled(own, strength)}) if own else training
         )

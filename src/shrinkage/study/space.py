@@ -60,11 +60,12 @@ Strategy = Generator[Step, Seen, str]
 
 @dataclass(frozen=True)
 class Look:
-    """What one arm asks for next, as in `Step`."""
+    """What one arm asks for next, as in `Step`; ``explores``: it says where to look, and nothing else yet."""
 
     asked: tuple[Asked, ...]
     ratios: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
     why: str = "a closer look"
+    explores: bool = False
     spent: int = 0
 
 
@@ -132,6 +133,18 @@ class Space:
     def open(self) -> tuple[Arm, ...]:
         """The arms whose strength is searched."""
         return tuple(arm for arm in self.spec.all_arms if arm.is_searched)
+
+    def least(self, seen: Seen) -> tuple[Asked, ...]:
+        """Return what has to be trained before anything can be compared, once a budget has ended a search.
+
+        Nothing, where the baseline and some other cell have a unit in common; else what needs no search,
+        where the range was looked for.
+        """
+        baseline = (self.spec.baseline.name, None)
+        others = {unit for cell, of in seen.items() if cell != baseline for unit in of}
+        if others & set(seen.get(baseline, {})):
+            return ()
+        return tuple((cell, self.units[0]) for cell in self.fixed)
 
     def every(self) -> tuple[Asked, ...]:
         """Return every trial that the study names: cell by cell, and the folds of a seed together."""

@@ -205,10 +205,11 @@ class RunDirectory:
         inside._sweep()
         return inside
 
-    def clear(self) -> None:
-        """Remove what a run has written here, and nothing else."""
+    def clear(self, keep_inputs: bool = False) -> None:
+        """Remove what a run has written here, and nothing else; a study may begin anew from its inputs."""
         for name in _OWN:
-            _remove(self.path / name)
+            if not (keep_inputs and name == "inputs"):
+                _remove(self.path / name)
 
     def curve(self, key: str) -> Path:
         """Return where a trial's curve is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 import pandas as pd
 
+from shrinkage.data import Data
 from shrinkage.errors import RunError, SpecError
 from shrinkage.study import runner
 from shrinkage.study.inputs import STORED_MODEL, as_data, materialised, name_of_groups, reference
@@ -197,7 +199,7 @@ class Study:
         directory
             New, empty, or holding a run of this very study.
         restart
-            Remove the run that is there and begin anew.
+            Remove the run that is there and begin anew, once nothing speaks against the study.
         allow_code
             Whether ``module:function`` references outside this package may be imported.
         observer
@@ -218,9 +220,10 @@ class Study:
         """
         place = RunDirectory(Path(directory).expanduser().resolve())
         with place.locked():
-            if restart:
-                self._clear(place)
             data = self._data or load_study_data(self.spec, self._data_dir, allow_code)
+            if restart:
+                self._check(data, allow_code)
+                self._clear(place)
             self.spec = materialised(place, self._asked, self._model, data, owned=self._data is not None)
             if self._data is not None:  # called as it will be when it is read back from the directory
                 data = replace(data, name=Path(self.spec.data).stem)
@@ -333,10 +336,17 @@ class Study:
     def _store(self) -> TrialStore:
         return TrialStore(self._place().path, self.spec.storage, self.spec.name)
 
+    def _check(self, data: Data, allow_code: bool) -> None:
+        """Raise what speaks against the study, before anything is removed for it."""
+        with tempfile.TemporaryDirectory() as scratch:
+            spec = materialised(RunDirectory(Path(scratch)), self._asked, self._model, data, owned=False)
+            runner.prepare(spec, data, allow_code)
+
     def _clear(self, place: RunDirectory) -> None:
         with contextlib.suppress(SpecError):  # a study.toml that can't be read is removed as it is
             before = [StudySpec.read(place.spec)] if place.exists else []
             for spec in (*before, self.spec):
                 for name in (spec.name, *names(spec)) if spec.storage is not None else ():
                     TrialStore(place.path, spec.storage, name).delete()
-        place.clear()
+        own = any(Path(part).is_relative_to(place.path) for part in (self._asked.data, self._asked.model))
+        place.clear(keep_inputs=own)

@@ -13,13 +13,14 @@ from typing import Any, Literal, Self
 from shrinkage.study.records import as_json, from_json
 from shrinkage.study.stats import Equivalence, Estimate, PairedTest
 
-Over = Literal["seeds", "folds"]
+#: What errors are over: seeds of one split, folds of one or more repeats, or random splits.
+Over = Literal["seeds", "folds", "splits"]
 Edge = Literal["lower", "upper", "only"]
 Measure = Literal["test_accuracy", "test_data_loss", "val_accuracy", "val_data_loss"]
 Verdict = Literal["better", "worse", "equivalent", "no difference", "no test"]
 Status = Literal["underfit", "good", "overfit", "diverged"]
 
-FORMAT = 2  # of the JSON; raised when a field changes its meaning or goes away
+FORMAT = 3  # of the JSON; raised when a field changes its meaning or goes away
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,16 @@ class Cell:
     arm, strength
         Which cell; ``strength`` is ``None`` for an arm without one.
     over
-        What the standard errors are over. Over folds, seeds are averaged within each fold first.
+        What the standard errors are over. Over folds or splits, seeds are averaged within each first.
     trials, diverged, stopped
         How many trials ran, how many of them diverged (state, or a validation data loss that is not
         finite), and how many were stopped at a rung. The estimates are over the others.
     partial
-        It lacks a seed or a fold of the study: it was explored on a part of them.
+        It lacks a seed or a split of the study: it was explored on a part of them.
     eligible
         All trials are complete and the cell is not partial, so it may be chosen.
     losses
-        Validation data loss of each unit (a seed, or a fold with its seeds averaged), in their order.
+        Validation data loss of each unit (a seed, or a split with its seeds averaged), in their order.
     epochs, train_data_loss, val_data_loss, val_accuracy, penalty, test_data_loss, test_accuracy
         Estimates; ``n = 0`` and NaN where nothing was measured.
     """
@@ -70,8 +71,8 @@ class Stability:
     Attributes
     ----------
     strengths
-        For every split, in order, the strength that the other splits of its repeat choose: the one that the
-        arm is compared at on the rows which that split holds out.
+        For every split, in order, the strength that the other splits (of folds, those of its repeat) choose:
+        the one that the arm is compared at on the rows which that split holds out.
     share
         The fraction of them that is the strength chosen in the end.
     spread
@@ -101,10 +102,11 @@ class Selection:
         The cell of the largest strength whose mean is at most ``threshold``; ``None`` without a
         choice, without strengths, or with one unit only, where the standard error does not exist.
     threshold
-        Minimum plus the standard error of the minimum; NaN where that does not exist.
+        Minimum plus the standard error of the minimum, of repeated folds that of one repeat; NaN where
+        that does not exist.
     edge
         ``"lower"`` or ``"upper"`` where the chosen strength ends the grid, so that the optimum may lie
-        outside; ``"only"`` where it is the only strength tried; else ``None``.
+        outside; ``"only"`` where it is the only strength tried; else, and after a search, ``None``.
     stability
         How the choice would have been with each split; ``None`` without folds, choice or strengths.
     ineligible, stopped, partial
@@ -133,6 +135,11 @@ class Selection:
     def one_se_strength(self) -> float | None:
         """The 1-SE strength, never below `strength`; ``None`` where there is none."""
         return self.one_se.strength if self.one_se else None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing could be chosen because every cell has a diverged trial."""
+        return self.chosen is None and self.ineligible > 0 and not (self.stopped or self.partial)
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ class Difference:
         What is compared: ``arm - baseline`` of ``measure``. That is one of test data without folds, and one
         of validation data with them: there every split holds out rows of its own.
     over
-        What one unit of the test is: a seed, or a fold with its seeds averaged.
+        What one unit of the test is: a seed, or a fold or split with its seeds averaged.
     pairs
         Every pair of trials, sorted by fold and seed.
     test
@@ -182,9 +189,10 @@ class Difference:
         where ``p_equivalent < 0.05``; ``"no difference"`` where that many units show neither; ``"no test"``
         with fewer than two units.
     more
-        Where the verdict is "no difference": about how many more units of this spread would settle it with
-        80 % power. With a margin: find a difference that large, or show that there is none; without: find
-        the difference seen. ``None`` where it is settled, or no number would do.
+        Where the verdict is "no difference": about how many more seeds, random splits or repeats of the folds
+        with this spread would settle it with 80 % power. With a margin: find a difference that large, or show
+        that there is none; without: find the difference seen. ``None`` where it is settled, or no number
+        would do.
     words
         The verdict as it is shown.
     sentence
@@ -298,7 +306,7 @@ class ArmSummary:
         Chosen strength, 1-SE strength and edge. The arm's figures at its own best are those of
         ``selection.chosen``.
     trials, diverged
-        Over all cells.
+        Over all cells, and what was explored elsewhere.
     accuracy, data_loss
         Differences from the baseline; ``None`` for the baseline, without a baseline, and where either has
         no choice (``accuracy`` also for regression).
@@ -337,8 +345,10 @@ class Summary:
     over
         What standard errors and tests are over.
     seeds, folds, repeats
-        How many of each; ``folds`` is ``None`` for a holdout study, and ``repeats`` says how often the data
-        were split into them.
+        How many of each; ``folds`` is ``None`` with one split, and how many splits there are where these are
+        random; ``repeats`` says how often the data were split into folds.
+    units
+        Seed and fold (-1 with one split) of the trials that all this is about.
     one_split
         All trials share one split of the data.
     train_test_ratio
@@ -350,7 +360,7 @@ class Summary:
     arms
         In the order of the frame.
     recommended
-        ``None`` where every arm diverged.
+        ``None`` where no arm has a choice.
     headline, notes
         Sentences: the result, and what it rests on.
     """
@@ -360,6 +370,7 @@ class Summary:
     seeds: int
     folds: int | None
     repeats: int
+    units: tuple[tuple[int, int], ...]
     one_split: bool
     train_test_ratio: float | None
     margin: float | None

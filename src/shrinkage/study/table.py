@@ -29,7 +29,7 @@ def summary_html(summary: Summary) -> str:
 
 def caption(summary: Summary) -> str:
     """Say what the numbers of `arm_row` are."""
-    of = "; differences are of held-out rows" if summary.over == "folds" else ""
+    of = "; differences are of held-out rows" if summary.over != "seeds" else ""
     return f"mean ± standard error over {summary.over}, [95 % interval]{of}"
 
 
@@ -113,7 +113,7 @@ def plan_html(spec: StudySpec, model: str, data: str, finished: Mapping[str, int
     rows = [(plain(a.name), _recipe(a), _grid(a, spec.is_settled), shown[a.name]) for a in spec.all_arms]
     split = count(spec.folds, "folds") if spec.folds else f"{100 * spec.holdout:g} % held out for validation"
     if spec.repeats > 1:
-        split += f" × {spec.repeats} repeats"
+        split += f" × {spec.repeats} repeats" if spec.folds else f" in each of {spec.repeats} random splits"
     setting = (
         f"{model} on {data}: {count(len(spec.seeds), 'seeds')}, {split}, "
         f"{count(spec.training.epochs, 'epochs')} of {spec.training.optimizer}."

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
-from shrinkage.errors import SpecError
+from shrinkage.errors import ModelError, RunError, ShrinkageWarning, SpecError, did_you_mean
 from shrinkage.penalties import get_penalty
+from shrinkage.recipe import Rule
 from shrinkage.study.runner import Observer
 from shrinkage.study.study import Study
 from shrinkage.study.summary import Summary
 from shrinkage.training.saved import load_model
 
+_OWN = {"self", "model", "data", "arms", "training"}  # of a study, what tune says itself
+_HERE = ("target", "penalty", "epochs", "batch_size", "training", "directory", "observer")
 _SPLITS = 2  # one to find the range on, one to choose on
 
 
@@ -41,8 +46,8 @@ def tune(
     model: Any,
     data: Any,
     *,
-    target: str = "kernel",
-    penalty: str | Sequence[str] = "l2",
+    target: str | Sequence[str] = "kernel",
+    penalty: Any = "l2",
     initial: str = "fresh",
     epochs: int = 30,
     batch_size: int = 32,
@@ -63,15 +68,16 @@ def tune(
     model, data
         As a `Study` takes them; a saved model's path, for example, and an image folder.
     target
-        What is charged: ``"kernel"``, ``"bias"``, ``"activity"``, ``"unit"``, or several: ``"kernel, bias"``.
+        What is charged: ``"kernel"``, ``"bias"``, ``"activity"``, ``"unit"``, or several: ``"kernel, bias"``
+        or a list.
     penalty
         ``"l2"``, ``"l1"``, ``"l1_l2"`` (halves), ``"group_lasso"``, or a text with ``strength``, as in
-        ``"l1_l2(strength, 1e-4)"``. Of several the best is chosen.
+        ``"l1_l2(strength, 1e-4)"``, or such a penalty, ``L2(STRENGTH)``. Of a list the best is chosen.
     initial
         ``"fresh"`` draws the weights anew, ``"saved"`` begins from the model's own.
     epochs, batch_size, training
         How each trial is trained. What ``training`` does not say is taken from the model, if it is compiled:
-        optimizer, learning rate and a loss that has a name.
+        the optimizer with its arguments, and the loss; a warning names what can't be.
     tolerance, budget
         When the search ends; see :class:`shrinkage.study.spec.StudySpec`.
     directory
@@ -91,7 +97,7 @@ def tune(
     SpecError
         If an argument is wrong.
     DataError, ModelError, RunError
-        Where :meth:`Study.run` does.
+        Where :meth:`Study.run` does; and if every training diverged, or Keras can't save the model.
 
     Examples
     --------
@@ -107,27 +113,42 @@ def tune(
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "run" if directory is None else Path(directory).expanduser()
         evidence = given.run(place, observer=observer)
-        best = evidence.recommended
-        strength = 0.0 if best is None or best.strength is None else best.strength
-        return Tuned(load_model(place / "models" / "best.keras"), strength, evidence)
+        best, saved = evidence.recommended, place / "models" / "best.keras"
+        if best is None:
+            raise RunError(f"There is no strength to choose. {' '.join(evidence.headline)}")
+        if not saved.exists():
+            raise ModelError("Keras can't save this model, so there is none to return; use shrinkage.Study.")
+        return Tuned(load_model(saved), best.strength or 0.0, evidence)
 
 
 def study(
     model: Any,
     data: Any,
     *,
-    target: str,
-    penalty: str | Sequence[str],
+    target: str | Sequence[str],
+    penalty: Any,
     training: Mapping[str, Any],
     **options: Any,
 ) -> Study:
     """Return the study that `tune` runs."""
-    penalties = [penalty] if isinstance(penalty, str) else list(penalty)
-    arms = [{"name": text, "recipe": f"*: {target} = {_open(text)}"} for text in penalties]
+    several = isinstance(penalty, (list, tuple))
+    penalties = [text_of(each) for each in (penalty if several else (penalty,))]
+    if not penalties:
+        raise SpecError("There is nothing to tune: give a penalty, as in penalty='l2'.")
+    targets = target if isinstance(target, str) else ", ".join(map(str, target))
+    arms = [{"name": text, "recipe": f"*: {targets} = {_open(text)}"} for text in penalties]
+    known = [name for name in inspect.signature(Study.__init__).parameters if name not in _OWN]
+    for name in options.keys() - set(known):
+        raise SpecError(f"tune has no argument {name!r}.{did_you_mean(name, [*known, *_HERE])}")
     if not {"validation", "folds", "repeats"} & options.keys():
         options["repeats"] = _SPLITS
     fields = {"name": "tune", "seeds": 1, "strategy": "auto", "refit": True, **options}
     return Study(model, data, arms=arms, training={**compiled(model), **training}, **fields)
+
+
+def text_of(penalty: Any) -> str:
+    """Return a penalty, or anything that stands for one, as text."""
+    return penalty if isinstance(penalty, str) else Rule("*", "kernel", penalty).cells[2]
 
 
 def _open(text: str) -> str:
@@ -143,20 +164,70 @@ def _open(text: str) -> str:
 
 
 def compiled(model: Any) -> dict[str, Any]:
-    """Return how a model was compiled, as far as a study can say it: optimizer, learning rate and loss."""
+    """Return how a model was compiled, as far as a study can say it; warn of what it can't."""
     if isinstance(model, (str, Path)):
         if not str(model).endswith((".keras", ".h5")):
             return {}
         model = load_model(model)
     if not isinstance(model, keras.Model) or not model.compiled or model.optimizer is None:
         return {}
-    name = type(model.optimizer).__name__
-    if not hasattr(keras.optimizers, name):
+    return {**_optimizer(model.optimizer), **_loss(model.loss)}
+
+
+def _optimizer(optimizer: Any) -> dict[str, Any]:
+    kind = type(optimizer)
+    if getattr(keras.optimizers, kind.__name__, None) is not kind:
+        _warn(f"the optimizer {kind.__name__}", "adam")
         return {}
-    rate = model.optimizer._learning_rate
-    found: dict[str, Any] = {"optimizer": name.lower()}
-    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        found["learning_rate"] = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-    if isinstance(model.loss, str):
-        found["loss"] = model.loss
-    return found
+    found: dict[str, Any] = {"optimizer": kind.__name__.lower()}
+    config, usual = _plain(optimizer.get_config()), _plain(kind().get_config())
+    own = {key: value for key, value in config.items() if value != usual.get(key) and key != "name"}
+    if "learning_rate" in config and not isinstance(config["learning_rate"], dict):  # else a schedule
+        own.pop("learning_rate", None)
+        found["learning_rate"] = float(config["learning_rate"])
+    if "weight_decay" in own:
+        found["weight_decay"] = own.pop("weight_decay")
+    return {**found, "optimizer_options": own} if own else found
+
+
+def _plain(value: Any) -> Any:
+    """Return a config without what is None, which TOML can't say and is not needed to read it back."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items() if part is not None}
+    return list(map(_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _loss(loss: Any) -> dict[str, Any]:
+    """Return a loss that is known by its name; which crossentropy it is depends on the targets."""
+    if isinstance(loss, str):
+        return {} if loss == "categorical_crossentropy" else {"loss": loss}
+    if isinstance(loss, keras.losses.CategoricalCrossentropy | keras.losses.SparseCategoricalCrossentropy):
+        return {}
+    if isinstance(loss, keras.losses.BinaryCrossentropy):
+        return {"loss": "binary_crossentropy"} if not loss.from_logits else {}
+    name = _known(loss)
+    if name:
+        return {"loss": name}
+    if loss is not None:
+        what = getattr(loss, "__name__", type(loss).__name__)
+        _warn(f"the loss {what} as it was compiled", "what fits the targets")
+    return {}
+
+
+def _known(loss: Any) -> str:
+    """Return Keras's name of a loss, where it is one with its usual arguments; else nothing."""
+    kind = type(loss)
+    if getattr(keras.losses, kind.__name__, None) is not kind:
+        name = getattr(loss, "__name__", "")
+        return name if getattr(keras.losses, name, None) is loss else ""
+    usual = kind()
+    same = [getattr(loss, part, None) == getattr(usual, part, None) for part in ("_fn_kwargs", "reduction")]
+    return str(usual.fn.__name__) if all(same) and hasattr(usual, "fn") else ""
+
+
+def _warn(what: str, instead: str) -> None:
+    warnings.warn(
+        f"The model has {what}, which a study can't say: {instead} is taken. `training` chooses another.",
+        ShrinkageWarning,
+        stacklevel=5,
+    )

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 now = time.monotonic
 
+_LEAST = "what the others are compared with"
+
 
 @dataclass(frozen=True)
 class Log:
@@ -39,14 +41,15 @@ class Log:
     ----------
     waves
         What each was for, and how many trials it added.
-    ended
-        Why the search stopped; None while it goes on.
+    ended, cut
+        Why the search stopped, None while it goes on; and whether a budget did it.
     seconds
         How long it has taken, over all commands that went on with it.
     """
 
     waves: tuple[tuple[str, int], ...] = ()
     ended: str | None = None
+    cut: bool = False
     seconds: float = 0.0
 
     @classmethod
@@ -58,13 +61,14 @@ class Log:
         stored = directory.read_json(directory.search) or {}
         waves = tuple((wave["why"], wave["trials"]) for wave in stored.get("waves", ()))
         same = stored.get("limits") == spec.limits
-        return cls(waves, stored.get("ended") if same else None, stored.get("seconds", 0.0))
+        ended, cut = (stored.get("ended"), stored.get("cut", False)) if same else (None, False)
+        return cls(waves, ended, cut, stored.get("seconds", 0.0))
 
     def write(self, directory: RunDirectory, spec: StudySpec) -> None:
         """Store it."""
         waves = [{"why": why, "trials": trials} for why, trials in self.waves]
-        stored = {"waves": waves, "ended": self.ended, "seconds": self.seconds, "limits": spec.limits}
-        write_json(directory.search, stored)
+        own = {"waves": waves, "ended": self.ended, "cut": self.cut, "seconds": self.seconds}
+        write_json(directory.search, {**own, "limits": spec.limits})
 
 
 class Search:
@@ -82,6 +86,7 @@ class Search:
         self._bench, self._directory, self._store, self._observer = bench, directory, store, observer
         self._asked: dict[tuple[Cell, Unit], Trial] = {}
         self._waves: dict[str, tuple[Step, tuple[Trial, ...]]] = {}  # by key: with whom a trial is trained
+        self._taken: list[tuple[str, tuple[Trial, ...]]] = []  # what each wave was for, and its trials
         self._spent = 0  # row-epochs of what proposed strengths
         self.log = Log.read(directory, bench.spec)
 
@@ -93,26 +98,44 @@ class Search:
     def run(self) -> Iterator[tuple[Trial, Result]]:
         """Train what is asked for and is not finished, wave by wave; yield each trial when it ends."""
         before, clock = self.log, _Clock(self._bench.spec.budget, self.log.seconds)
-        self.log = replace(before, waves=(), ended=None)
+        self.log = replace(before, waves=(), ended=None, cut=False)
         steps = strategy(replace(self._bench.space, descent=self._descent))
         step = next(steps)
         while not self.log.ended:
             wave = self._plan(step)
+            self._taken.append((step.why, wave))
             self.log = replace(self.log, waves=(*self.log.waves, (step.why, len(wave))))
             if len(self.log.waves) > 1:
                 self._observer.more(len(self._waves), step.why)
-            cut, was_last = "", before.ended is not None and len(self.log.waves) == len(before.waves)
-            if not was_last:  # what the last wave left undone when the budget was spent stays undone
-                self._note(clock)
-                cut = yield from self._trained(wave, clock)
-                self._directory.checkpoints.clear()
+            if before.ended is not None and len(self.log.waves) == len(before.waves):
+                # What its last wave left undone when the budget was spent stays undone.
+                self.log = replace(self.log, ended=before.ended, cut=before.cut)
+                break
             try:
-                step = steps.send(self._seen())
-                ended = before.ended if was_last else cut or self._over_budget(step, clock)
+                cut = yield from self._trained(wave, clock)
+            finally:
+                self._note(clock)
+            self._directory.checkpoints.clear()
+            try:
+                if not cut:
+                    step = steps.send(self._seen())
+                    known = len(self.log.waves) < len(before.waves)  # an earlier command could afford it
+                    cut = "" if known else self._over_budget(step, clock)
+                self.log = replace(self.log, ended=cut or None, cut=bool(cut))
             except StopIteration as stop:
-                ended = before.ended if was_last else stop.value
-            self.log = replace(self.log, ended=ended or None)
+                self.log = replace(self.log, ended=stop.value)
+        if self.log.cut:
+            yield from self._completed()
         self._note(clock)
+
+    def _completed(self) -> Iterator[tuple[Trial, Result]]:
+        """Train what an answer needs at the least, although the budget is spent."""
+        least = self._bench.space.least(self._seen())
+        new = tuple(asked for asked in least if asked not in self._asked)
+        if new:
+            self._taken.append((_LEAST, self._plan(Step(_LEAST, new))))
+        for asked in least:
+            yield from self._trained([self._asked[asked]])
 
     def again(self, trial: Trial) -> Sequence[NDArray[Any]]:
         """Train a finished trial again, to the same bits, and return its weights."""
@@ -120,10 +143,12 @@ class Search:
 
     def record(self) -> Searched:
         """Return what summary.json holds of the search: nothing that depends on how fast it was."""
+        found = self._store.finished()
+        waves = tuple(Asked(why, sum(t.key in found for t in wave)) for why, wave in self._taken)
         return Searched(
             strategy=self._bench.spec.strategy,
-            waves=tuple(Asked(*wave) for wave in self.log.waves),
-            trials=len(self._waves),
+            waves=waves,
+            trials=sum(wave.trials for wave in waves),
             row_epochs=self._row_epochs(),
             ended=self.log.ended or "",
         )
@@ -138,17 +163,21 @@ class Search:
     def _descent(self, arm: str, strength: float) -> Iterator[Down]:
         """Go down the gradient; what was found on the way before is not found again."""
         key, path = json.dumps([arm, strength]), self._directory.descents
-        stored = self._directory.read_json(path) or {}
-        found = [Down(tuple(strengths), work) for strengths, work in stored.get(key, {}).get("steps", ())]
-        yield from found
-        if stored.get(key, {}).get("ended"):
-            return
-        with named_failures():
-            for down in islice(self._bench.descents.steps(arm, strength), len(found), None):
-                found.append(down)
-                write_json(path, {**stored, key: {"steps": found, "ended": False}})
-                yield down
-        write_json(path, {**stored, key: {"steps": found, "ended": True}})
+        known = (self._directory.read_json(path) or {}).get(key, {"steps": [], "ended": False})
+        steps = [Down(tuple(strengths), work) for strengths, work in known["steps"]]
+        yield from tuple(steps)
+
+        def keep(ended: bool) -> None:  # another arm may have gone down in between
+            others = self._directory.read_json(path) or {}
+            write_json(path, {**others, key: {"steps": steps, "ended": ended}})
+
+        if not known["ended"]:
+            with named_failures():
+                for down in islice(self._bench.descents.steps(arm, strength), len(steps), None):
+                    steps.append(down)
+                    keep(False)
+                    yield down
+            keep(True)
 
     # --- one wave -------------------------------------------------------------------------------------------
 
@@ -166,13 +195,18 @@ class Search:
         ended = {asked for asked, t in self._asked.items() if _is_over(found.get(t.key))}
         return replace(step, asked=tuple(asked for asked in dict.fromkeys(step.asked) if asked not in ended))
 
-    def _trained(self, wave: Sequence[Trial], clock: _Clock) -> Generator[tuple[Trial, Result], None, str]:
-        """Train the rest of a wave; return why it was cut short, if it was."""
+    def _trained(
+        self, wave: Sequence[Trial], clock: _Clock | None = None
+    ) -> Generator[tuple[Trial, Result], None, str]:
+        """Train the rest of a wave; return why it was cut short, if a clock did."""
         todo = design.pending(wave, self._store.finished())
         by_lane = {trial.lane: trial for trial in todo}
         for result in self._results(todo) if todo else ():
             yield by_lane[result.lane], result
+            if clock is None:
+                continue
             clock.worked += len(result.records)
+            self._note(clock)
             if clock.is_spent and len(self.log.waves) > 1:  # the first look is always finished
                 return f"The budget of {self._bench.spec.budget} was spent."
         return ""
@@ -213,13 +247,20 @@ class Search:
         """Return why a step can't be afforded, or nothing."""
         spec = self._bench.spec
         more = len(self._new(step).asked)
-        if isinstance(spec.budget, int) and more and len(self._waves) + more > spec.budget:
+        asked = {cell for cell, _ in (*self._asked, *step.asked)}
+        kept = sum(
+            cell not in asked for cell in self._bench.space.fixed
+        )  # what could not be compared without
+        if isinstance(spec.budget, int) and more and len(self._waves) + more + kept > spec.budget:
             return f"The budget of {spec.budget} trials does not allow the {more} of another look."
-        needed = clock.needed(more * (step.epochs or spec.training.epochs))
+        share = 1.0 if step.epochs is None else step.epochs / spec.training.epochs
+        epochs = sum(spec.at(*cell).training.epochs for cell, _ in self._new(step).asked)
+        needed = clock.needed(share * epochs)
         if clock.left is not None and needed > clock.left:
             left = duration(max(clock.left, 0.0))
             return (
-                f"The budget of {spec.budget} does not allow another look: {duration(needed)} of {left} left."
+                f"The budget of {spec.budget} does not allow another look, which takes about "
+                f"{duration(needed)}: {left} are left."
             )
         return ""
 
@@ -270,7 +311,7 @@ class _Clock:
         """Whether the time is over."""
         return self.left is not None and self.left <= 0
 
-    def needed(self, epochs: int) -> float:
+    def needed(self, epochs: float) -> float:
         """Return how long so many epochs of trials will take at the pace so far; 0 where it is not known."""
         return (now() - self._begun) / self.worked * epochs if self.worked else 0.0
 

@@ -7,7 +7,7 @@ significant digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shrinkage.study.power import ALPHA, POWER
 from shrinkage.study.stats import Equivalence, Estimate, PairedTest
@@ -58,6 +58,17 @@ def count(n: int, unit: str) -> str:
     ('1 seed', '3 folds')
     """
     return f"{n} {unit[:-1] if n == 1 else unit}"
+
+
+def were(n: int, unit: str, who: int | None = None) -> str:
+    """Write a number of things with its verb; ``who`` of them, if not all, say which number that has.
+
+    Examples
+    --------
+    >>> were(1, "cells"), were(3, "cells"), were(6, "trials", 1)
+    ('1 cell was', '3 cells were', '6 trials was')
+    """
+    return f"{count(n, unit)} {'was' if (n if who is None else who) == 1 else 'were'}"
 
 
 def amount(x: float, accuracy: bool) -> str:
@@ -159,13 +170,22 @@ def verdict(kind: Verdict, n: int, over: Over) -> str:
 
 def rows_of(over: Over) -> str:
     """Name the rows that differences are taken on."""
-    return "held-out rows" if over == "folds" else "test data"
+    return "test data" if over == "seeds" else "held-out rows"
 
 
-def comparison(found: Difference, strength: float | None) -> str:
-    """Say in one sentence how an arm compares with the baseline."""
-    arm, other_arm = at_strength(found.arm, strength), plain(found.baseline)
+def compared_as(arm: str, choice: Selection) -> str:
+    """Name an arm as it is compared: at its strength, or at those that the other splits choose."""
+    if choice.stability is None or set(choice.stability.strengths) <= {choice.strength}:
+        return at_strength(arm, choice.strength)
+    return f"{plain(arm)} (in each {choice.over[:-1]} at the λ that the others choose)"
+
+
+def comparison(found: Difference, choice: Selection) -> str:
+    """Say in one sentence how an arm compares with the baseline; ``choice`` is the arm's."""
+    arm, other_arm = compared_as(found.arm, choice), plain(found.baseline)
     test, accuracy, rows = found.test, found.measure.endswith("accuracy"), rows_of(found.over)
+    if test.n == 1 and found.over != "seeds":
+        rows = "the rows that chose it"
     if test.n == 0:
         return f"{arm} and {other_arm} share no trial scored on {rows}: there is nothing to compare."
     mine = math.fsum(pair.arm for pair in found.pairs) / len(found.pairs)
@@ -223,25 +243,34 @@ def settle(found: Difference) -> str:
     """Say how many more units would settle what is open; empty where nothing is, or there are enough."""
     if found.verdict != "no difference" or found.test.equal:
         return ""
-    if found.more is None and found.over == "folds":
-        return "more repeats of the folds would not settle it, more data would"
+    unknown = found.equivalence is None and found.test.mean == 0  # nobody said what would matter
+    what = {"seeds": "seeds", "folds": "repeats of the folds", "splits": "random splits"}[found.over]
+    if found.more is None and found.over != "seeds":
+        return "" if unknown else f"more {what} would not settle it, more data would"
     if found.more is None:
-        return f"no affordable number of {found.over} would settle it"
+        return "" if unknown else f"no affordable number of {what} would settle it"
     if found.more == 0:
         return ""
-    how = " (repeats of these)" if found.over == "folds" else ""
-    return f"about {count(found.more, 'more ' + found.over)}{how} would settle it"
+    if found.more == 1:
+        what = what.replace("repeats", "repeat").replace("splits", "split").replace("seeds", "seed")
+    return f"about {found.more} more {what} would settle it"
 
 
 # --- choices and results -------------------------------------------------------------------------------
 
 
 def headline(
-    best: Recommendation | None, over: Over, baseline: str | None, compared: Sequence[Difference]
+    best: Recommendation | None,
+    over: Over,
+    baseline: str | None,
+    compared: Sequence[Difference],
+    choices: Mapping[str, Selection],
 ) -> tuple[str, ...]:
     """Say what is recommended and how it compares; ``compared`` holds its differences, headline first."""
-    if best is None:
+    if best is None and all(choice.is_lost for choice in choices.values()):
         return ("Nothing can be recommended: every arm has a diverged trial at each of its strengths.",)
+    if best is None:
+        return (f"Nothing can be recommended: no strength was trained to the end on all {over}.",)
     value = best.val_data_loss
     loss = with_se(value)
     loss += f", standard error over {count(value.n, over)}" if value.n > 1 else f", one {over[:-1]}"
@@ -249,13 +278,15 @@ def headline(
     if best.is_baseline:
         return (
             f"Lowest mean validation data loss: {name}, the baseline ({loss}).",
-            f"So: stay with {name}; no other arm has a lower loss on validation data, at any strength tried.",
+            f"So: stay with {name}; no strength of another arm has a lower loss on the same validation data.",
         )
     first = f"Lowest mean validation data loss: {name} ({loss})."
     if baseline is None:
-        return first, "There is no baseline arm, so no differences are stated."
+        return first, "No baseline was trained, so no differences are stated."
     if not compared:
-        return first, f"It can't be compared with the baseline {plain(baseline)}, which has a diverged trial."
+        lost = baseline in choices and choices[baseline].is_lost
+        why = "has a diverged trial" if lost else f"was not trained to the end on all {over}"
+        return first, f"It can't be compared with the baseline {plain(baseline)}, which {why}."
     return first, *(found.sentence for found in compared), _advice(name, plain(baseline), over, compared)
 
 
@@ -313,6 +344,8 @@ def next_step(found: Diagnosis, choice: Selection) -> str:
         return f"Lower the learning rate{lower}."
     if found.status == "overfit":
         return _after_overfit(found, choice)
+    if not found.learned:
+        return "Nothing was learned: try another learning rate, lower or higher, or train longer."
     if found.still_falling:
         return f"Train longer than {count(found.epochs, 'epochs')}: validation data loss was still falling."
     if found.status == "underfit":

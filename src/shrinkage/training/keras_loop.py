@@ -198,7 +198,8 @@ def make_optimizer(given: Any, learning_rate: float | None, weight_decay: float 
     Parameters
     ----------
     given
-        Keras's name of one, ``proximal(NAME)``, or whatever else ``keras.optimizers.get`` takes.
+        Keras's name of one, ``proximal(NAME)``, ``{"class_name": either, "config": its arguments}``, or
+        whatever else ``keras.optimizers.get`` takes.
     learning_rate
         Its learning rate; None leaves its own.
     weight_decay
@@ -214,16 +215,26 @@ def make_optimizer(given: Any, learning_rate: float | None, weight_decay: float 
     try:
         # One that is given as an object serves several models, and is left as it is.
         is_object = isinstance(given, keras.optimizers.Optimizer)
-        inside = _PROXIMAL.fullmatch(given) if isinstance(given, str) else None
+        name, options = (given["class_name"], dict(given["config"])) if _is_config(given) else (given, {})
+        if learning_rate is not None:
+            options.pop("learning_rate", None)
+        inside = _PROXIMAL.fullmatch(name) if isinstance(name, str) else None
         if inside:
-            optimizer = Proximal(make_optimizer(inside["name"].strip(), None))
+            own: Any = inside["name"].strip()
+            optimizer = Proximal(
+                make_optimizer({"class_name": own, "config": options} if options else own, None)
+            )
+        elif is_object:
+            optimizer = given.from_config(given.get_config())
         else:
-            optimizer = given.from_config(given.get_config()) if is_object else keras.optimizers.get(given)
+            optimizer = keras.optimizers.get({"class_name": name, "config": options} if options else name)
     except ModelError:
         raise
     except (TypeError, ValueError) as error:
         names = [n for n in dir(keras.optimizers) if n[:1].isupper()]
-        raise ModelError(f"Keras has no optimizer {given!r}.{did_you_mean(str(given), names)}") from error
+        if options and name.lower() in map(str.lower, names):
+            raise ModelError(f"The optimizer {name!r} does not take {options!r}: {error}") from error
+        raise ModelError(f"Keras has no optimizer {name!r}.{did_you_mean(str(name), names)}") from error
     if learning_rate is not None:
         optimizer.learning_rate = learning_rate
     for leaf in optimizers_in(optimizer) if weight_decay is not None else ():
@@ -231,6 +242,10 @@ def make_optimizer(given: Any, learning_rate: float | None, weight_decay: float 
             raise ModelError("Ftrl takes no weight_decay: each of its steps computes the weights anew.")
         leaf.weight_decay = weight_decay
     return optimizer
+
+
+def _is_config(given: Any) -> bool:
+    return isinstance(given, dict) and {"class_name", "config"} <= given.keys()
 
 
 class OptimizerState:

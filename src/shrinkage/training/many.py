@@ -72,8 +72,10 @@ class ManyLoops:
     def _share(self, wave: Wave, name: str) -> Wave:
         """Return what of a wave is one loop's: its lanes, as long as its own task trains."""
         task, lanes = self.parts[name].task, self._own(wave.lanes, name)
-        epochs = task.epochs if wave.epochs == self.task.epochs else min(wave.epochs, task.epochs)
-        same = wave.rungs == self.task.rungs
-        rungs = task.rungs if same else tuple(rung for rung in wave.rungs if rung < epochs)
+        scale = task.epochs / self.task.epochs  # a wave is told in the epochs of the first part
+        epochs = max(1, round(wave.epochs * scale))
+        scaled = {max(1, round(rung * scale)) for rung in wave.rungs}
+        same = (wave.epochs, wave.rungs) == (self.task.epochs, self.task.rungs)
+        rungs = task.rungs if same else tuple(sorted(rung for rung in scaled if rung < epochs))
         starts = {lane: wave.starts[lane] for lane in lanes if lane in wave.starts}
         return replace(wave, lanes=lanes, epochs=epochs, rungs=rungs, starts=starts)

@@ -11,7 +11,7 @@ import keras
 # Importing these registers their classes with Keras, which loading needs.
 import shrinkage.penalties
 import shrinkage.training.proximal  # noqa: F401
-from shrinkage.errors import ModelError
+from shrinkage.errors import ModelError, ShrinkageWarning
 
 
 def load_model(path: str | Path) -> Any:
@@ -25,7 +25,8 @@ def load_model(path: str | Path) -> Any:
     Raises
     ------
     ModelError
-        If it is missing, is no saved Keras model, or needs code that safe mode does not run.
+        If it is missing, is no saved Keras model, or needs code that safe mode does not run. A loss or
+        optimizer that can't be loaded is left out, with a warning.
 
     Examples
     --------
@@ -43,10 +44,23 @@ def load_model(path: str | Path) -> Any:
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ModelError(f"{str(path)!r} is no saved Keras model; give a .keras file.")
     try:
-        with warnings.catch_warnings():
-            # Of a model that was compiled and never trained: its optimizer has nothing to load.
-            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-            return keras.saving.load_model(path, compile=True, safe_mode=True)
+        return _loaded(path, compiled=True)
     except Exception as error:  # Keras raises many kinds for a broken or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"The model {str(path)!r} can't be loaded: {reason:.300}") from error
+        try:
+            model = _loaded(path, compiled=False)
+        except Exception:
+            raise ModelError(f"The model {str(path)!r} can't be loaded: {reason:.300}") from error
+    warnings.warn(
+        f"How {str(path)!r} was compiled can't be loaded, and is left out: {reason:.120}…",
+        ShrinkageWarning,
+        stacklevel=2,
+    )
+    return model
+
+
+def _loaded(path: Path, *, compiled: bool) -> Any:
+    with warnings.catch_warnings():
+        # Of a model that was compiled and never trained: its optimizer has nothing to load.
+        warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+        return keras.saving.load_model(path, compile=compiled, safe_mode=True)
