@@ -134,7 +134,7 @@ def study_notes(
         notes.append(f"One {over[:-1]}: no interval and no test is possible.")
     elif units < FEW:
         notes.append(f"Under {count(FEW, over)} an interval is wide: only large differences can be shown.")
-    if train_test_ratio is not None:
+    if train_test_ratio is not None and units > 1:
         notes.append(_correction_note(over, units, train_test_ratio, tuned))
     if tested > 1:
         notes.append(
