@@ -78,7 +78,7 @@ def _parts(
 def _folds(classes: NDArray[Any], folds: int, repeats: int, stratified: bool) -> _Found:
     from sklearn import model_selection as ms
 
-    # The first repeat is the split without repeats.
+    # The first repeat is the split without repeats (but for groups that are not stratified: see below).
     splitter = (ms.RepeatedStratifiedKFold if stratified else ms.RepeatedKFold)(
         n_splits=folds, n_repeats=repeats, random_state=_SEED
     )

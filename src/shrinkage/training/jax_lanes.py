@@ -404,7 +404,12 @@ class Lanes:
         key = (name, tuple((a.shape, np.dtype(a.dtype)) for a in jax.tree.leaves(args)))
         if key not in self._programs:
             self._crew.here(partial(self._stage, key, function, args, donated))
-        return self._programs[key].result()(*args)
+        try:
+            program = self._programs[key].result()
+        except Exception:  # too little memory, it may be: asked again, it is tried again
+            self._programs.pop(key, None)
+            raise
+        return program(*args)
 
     def _stage(self, key: Any, function: Callable[..., Any], args: Any, donated: bool) -> None:
         """Trace a function, and compile it in a thread, so that this one goes on answering signals."""
