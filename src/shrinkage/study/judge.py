@@ -17,8 +17,8 @@ EQUAL_PAIRS = 5
 
 
 # Random splits that choose for each other hold out some of the same rows, so that scores are a little too
-# good. With this the largest rate of false differences in simulated studies was 5 % (3 to 30 splits, 4 and 8
-# strengths); without, 12 %.
+# good: ten of them, and the best of eight strengths, called 9 % of equal arms different, and with this 4 %
+# (`benchmarks/error_rates.py`).
 _SHARED = 2.0
 
 
