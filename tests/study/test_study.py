@@ -263,7 +263,9 @@ def test_restart_begins_anew_and_leaves_what_is_not_its_own(begun, blobs, wide):
     assert len(list((path / "curves").iterdir())) == 2
 
 
-@pytest.mark.parametrize("wrong", ["model", "recipe", "data"])
+@pytest.mark.parametrize(
+    "wrong", ["recipe", *(pytest.param(what, marks=pytest.mark.thorough) for what in ("model", "data"))]
+)
 def test_restart_removes_nothing_for_a_study_that_can_not_run(begun, blobs, wide, wrong, tmp_path):
     path, before = begun
     lost = {"name": "lost", "recipe": "nowhere: kernel = l2(0.1)"}

@@ -154,8 +154,18 @@ def test_a_budget_that_is_too_small_to_begin_is_refused(blobs):
         prepared(blobs, budget=5)
 
 
-@pytest.mark.parametrize("budget", [6, 7, "1 s"])
-@pytest.mark.parametrize("resampling", [{"repeats": 2, "seeds": 1}, {"folds": 2, "seeds": 1}])
+_SPLITS, _FOLDS = {"repeats": 2, "seeds": 1}, {"folds": 2, "seeds": 1}
+
+
+@pytest.mark.parametrize(
+    ("budget", "resampling"),
+    [
+        (7, _SPLITS),
+        pytest.param("1 s", _FOLDS, marks=pytest.mark.thorough),
+        *(pytest.param(budget, _SPLITS, marks=pytest.mark.thorough) for budget in (6, "1 s")),
+        *(pytest.param(budget, _FOLDS, marks=pytest.mark.thorough) for budget in (6, 7)),
+    ],
+)
 def test_whatever_the_budget_there_is_something_to_compare(blobs, tmp_path, budget, resampling, monkeypatch):
     monkeypatch.setattr(waves, "now", itertools.count().__next__)
     bench, path = prepared(blobs, budget=budget, **resampling), tmp_path / "run"
@@ -245,6 +255,7 @@ def test_after_a_cut_arms_are_compared_on_what_they_have_in_common(blobs):
     assert cut({none: [3], weak: [0], strong: [0]}, blobs) == {weak: {0}, strong: {0}}
 
 
+@pytest.mark.thorough
 def test_the_time_of_a_look_that_was_interrupted_counts(blobs, tmp_path, monkeypatch):
     bench, now = prepared(blobs, budget="1 h"), [0.0]
     monkeypatch.setattr(waves, "now", lambda: now[0])
