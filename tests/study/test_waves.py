@@ -187,6 +187,7 @@ def test_whatever_the_budget_there_is_something_to_compare(blobs, tmp_path, budg
     assert found(bench, path)[1] == before
 
 
+@pytest.mark.thorough
 def test_a_budget_of_time_is_kept_over_resumes(blobs, tmp_path, monkeypatch):
     bench = prepared(blobs, budget="1 h")
     now = [0.0]
