@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from shrinkage.report.after import after
 from shrinkage.study import runner
 from shrinkage.study.final import Refit
+from shrinkage.study.notes import refit_note
 from shrinkage.study.refit import epochs_of, refit
 from shrinkage.study.results import Results
+from shrinkage.study.selection import cells
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.training.choose import make_loop
@@ -243,3 +246,15 @@ def test_a_holdout_study_refits_when_asked_and_finds_the_same_otherwise(blobs, t
     assert Results.load(tmp_path / "True").refit == Refit.of(found[1])
     assert found[1].pop("refit")["rows"] == 90
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [(0.93, 0), (0.8, 1), (0.99, 1), (float("nan"), 0)])
+def test_a_model_far_from_the_trials_at_its_strength_is_told_of(accuracy, told):
+    trials = pd.DataFrame(
+        {"arm": "l2", "strength": 0.1, "seed": [0, 1], "fold": -1, "state": "complete", "val_data_loss": 1.0,
+         "test_accuracy": [0.9, 0.92]}
+    )  # fmt: skip
+    (cell,) = cells(trials)
+    said = refit_note(Refit("l2", 0.1, 0, 90, 7, False, 0.3, accuracy), cell)
+    assert len(said) == told
+    assert all("91.0 %" in text for text in said)

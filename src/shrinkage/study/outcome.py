@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,41 +59,45 @@ def conclude(
         Told, in a line, that the recommended arm is trained again.
     """
     summary, weights = _compare(bench, directory, finished, explored, scores), search.weights
-    found, said = search.record(), list(bench.groups.remarks)
-    if bench.spec.initial == "saved":
-        said.append(notes.SEEN)
-    if bench.spec.strategy == "path":
-        said.append(notes.PATH)
-    summary = replace(summary, notes=(*summary.notes, *said))
-    if search.log.cut:
-        cut = notes.cut_note(summary.units, bench.space.choosing, summary.over)
-        summary = replace(summary, notes=(*summary.notes, *cut))
-    if not bench.spec.is_settled:
-        summary = replace(summary, notes=(*summary.notes, *notes.search_notes(found)))
     best = {
         arm.arm: _representative(bench, finished, arm.arm, arm.selection.strength)
         for arm in summary.arms
         if arm.selection.chosen is not None
     }
-    own = {arm: _recipe(bench, trial).to_list() for arm, trial in best.items() if trial.ratios}
-    summary = replace(summary, notes=(*summary.notes, *(notes.rules_note(*each) for each in own.items())))
-    again = None
-    if summary.recommended is not None and bench.spec.refits:
-        again = _refit(bench, directory, finished, best[summary.recommended.arm], say)
-        apart = notes.refit_note(again.record, summary.arm(summary.recommended.arm).selection.chosen)
-        summary = replace(summary, notes=(*summary.notes, *apart))
-    told = {**summary.to_json(), **({} if bench.spec.is_settled else {"search": as_json(found)})}
+    won = best[summary.recommended.arm] if summary.recommended is not None else None
+    again = _refit(bench, directory, finished, won, say) if won is not None and bench.spec.refits else None
+    summary = replace(summary, notes=(*summary.notes, *_said(bench, summary, search, best, again)))
+    told = {**summary.to_json(), **({} if bench.spec.is_settled else {"search": as_json(search.record())})}
     if again is not None:
         told["refit"] = as_json(again.record)
     if again is not None and again.weights is not None:
         _save_best(bench, directory, again.trial, again.weights)
-    elif summary.recommended is not None:
-        trial = best[summary.recommended.arm]
-        _save_best(bench, directory, trial, weights(trial))
+    elif won is not None:
+        _save_best(bench, directory, won, weights(won))
     write_json(directory.summary, told)  # whatever a user's layer does when it is looked at
     evidence = _look(bench, directory, summary, best, weights)
     write_json(directory.summary, {**told, "evidence": evidence.to_json()})
     return summary
+
+
+def _said(
+    bench: Bench, summary: Summary, search: Search, best: Mapping[str, Trial], again: Refitted | None
+) -> Iterator[str]:
+    """Yield what a reader must know of the run besides what its trials say."""
+    yield from bench.groups.remarks
+    if bench.spec.initial == "saved":
+        yield notes.SEEN
+    if bench.spec.strategy == "path":
+        yield notes.PATH
+    if search.log.cut:
+        yield from notes.cut_note(summary.units, bench.space.choosing, summary.over)
+    if not bench.spec.is_settled:
+        yield from notes.search_notes(search.record())
+    for arm, trial in best.items():
+        if trial.ratios:
+            yield notes.rules_note(arm, _recipe(bench, trial).to_list())
+    if again is not None:
+        yield from notes.refit_note(again.record, summary.arm(again.record.arm).selection.chosen)
 
 
 def _refit(
