@@ -229,3 +229,11 @@ def test_digits_are_the_same_for_ever():
         == load_data("digits").fingerprint()
         == ("2a23c119117203666fb7c4486e434d00a779933f26165f3647996335814eb27b")
     )
+
+
+def test_text_in_an_array_of_objects_is_text():
+    labels = np.array(["b", "a", "b", "a"], object)
+    found = build_data("text", {"x_train": np.zeros((4, 2)), "y_train": labels})
+    assert found.labels == ("a", "b")
+    with pytest.raises(DataError, match="values of type object"):
+        build_data("text", {"x_train": np.zeros((4, 2)), "y_train": np.array(["b", 1, "b", "a"], object)})

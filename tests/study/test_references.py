@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shrinkage.data import Data
-from shrinkage.errors import CodeNotAllowedError, DataError, ModelError
+from shrinkage.errors import CodeNotAllowedError, DataError, ModelError, ShrinkageWarning
 from shrinkage.study.references import (
     architecture,
     check_fit,
@@ -21,6 +21,7 @@ from shrinkage.study.references import (
     same_weights,
 )
 from shrinkage.study.spec import StudySpec
+from shrinkage.training.saved import load_model
 
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -301,3 +302,28 @@ def test_a_model_must_fit_the_data(blobs, model, data, words):
 def test_unknown_data_is_told_with_the_nearest_name():
     with pytest.raises(DataError, match="Did you mean 'digits'"):
         load_study_data(spec("m:f", data="digist"), None, False)
+
+
+def test_a_model_of_several_outputs_is_refused_in_one_sentence(blobs):
+    inputs = keras.Input((5,))
+    two = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(1)(inputs)])
+    with pytest.raises(
+        ModelError, match="two has several inputs or outputs; a study takes models of one each"
+    ):
+        check_fit("two", two, blobs)
+
+
+def test_a_loss_that_can_not_be_loaded_is_left_out_of_its_model(tmp_path):
+    @keras.saving.register_keras_serializable("gone")
+    class Odd(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return keras.ops.mean(y_pred)
+
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    model.compile("sgd", Odd())
+    model.save(tmp_path / "m.keras")
+    keras.saving.get_custom_objects().pop("gone>Odd")
+    with pytest.warns(ShrinkageWarning, match="was compiled can't be loaded, and is left out"):
+        again = load_model(tmp_path / "m.keras")
+    assert same_weights(again, model)
+    assert not again.compiled

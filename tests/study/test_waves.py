@@ -15,7 +15,7 @@ from shrinkage.data import Data
 from shrinkage.errors import RunError, SpecError, TrainingError
 from shrinkage.recipe import Recipe
 from shrinkage.report.facts import facts
-from shrinkage.study import runner, waves
+from shrinkage.study import notes, runner, waves
 from shrinkage.study.descents import STEPS
 from shrinkage.study.design import Trial
 from shrinkage.study.results import Results, frame
@@ -301,6 +301,7 @@ def test_a_path_that_diverges_ends_there_with_an_answer(blobs, tmp_path):
     summary = run(bench, tmp_path / "run")
     assert summary.arm("L2").selection.strength == 1e-3
     assert search_of(tmp_path / "run")["ended"] == "L2: λ = 1e25 diverged, and ends the path."
+    assert notes.PATH in summary.notes  # it has been trained for longer than the baseline
 
 
 PATH = {**L2, "strengths": [1e-3, 1e-2, 0.1]}
