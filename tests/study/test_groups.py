@@ -333,7 +333,7 @@ def test_each_loop_is_given_its_own_lanes_and_its_own_part_of_a_wave():
     lanes = [Lane("a", None, 0), Lane("b", 0.5, 0), Lane("a", None, 1)]
     assert list(loop.run(lanes[1:], print)) == [lanes[2], lanes[1]]
     starts = {lanes[0]: ("a's",), lanes[1]: ("b's",)}
-    waves = [Wave(tuple(lanes), 10, (2, 5), starts=starts), Wave(tuple(lanes), 5, (1, 3))]
+    waves = [Wave(tuple(lanes), 10, (2, 5), starts=starts), Wave(tuple(lanes), 5, (2, 4))]
     for wave in waves:
         assert list(loop.run(lanes[:2], print, wave)) == lanes[:2]
     (_, none), (_, whole), (_, short) = parts["b"].runs
@@ -360,3 +360,14 @@ def test_another_optimizer_does_not_take_the_arguments_of_the_study_s():
     assert Overrides(optimizer="adam").over(training, None).made_of == "adam"
     own = Overrides(optimizer="adam", optimizer_options={"beta_1": 0.5}).over(training, None)
     assert own.made_of == {"class_name": "adam", "config": {"beta_1": 0.5}}
+
+
+def test_of_a_trial_that_was_stopped_and_then_trained_to_the_end_the_frame_has_the_latter():
+    row = {"arm": "L2", "strength": 0.1, "seed": 0, "fold": -1, "epochs": 3, "val_data_loss": 1.0}
+    finished = {
+        "short": {**row, "state": "stopped", "epochs": 1},
+        "long": {**row, "state": "complete"},
+        "other": {**row, "strength": 0.2, "state": "stopped"},
+        "none": {**row, "arm": "none", "strength": None, "state": "complete"},
+    }
+    assert frame(["none", "L2"], finished, {})["key"].tolist() == ["none", "long", "other"]

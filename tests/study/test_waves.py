@@ -264,6 +264,9 @@ def test_the_time_of_a_look_that_was_interrupted_counts(blobs, tmp_path, monkeyp
     class Slow(Watch):
         def trial(self, trial: Trial, result: Any) -> None:
             now[0] += 100.0
+            if self.trained:  # a kill may come at any moment
+                stored = json.loads((tmp_path / "run" / "search.json").read_text())
+                assert stored["seconds"] == 100.0 * len(self.trained)
             super().trial(trial, result)
 
     with pytest.raises(Crash):

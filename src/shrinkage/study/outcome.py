@@ -15,6 +15,7 @@ from shrinkage.study import examine, notes
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
 from shrinkage.study.evidence import Evidence
+from shrinkage.study.final import Searched
 from shrinkage.study.records import as_json
 from shrinkage.study.refit import Refitted, epochs_of, refit
 from shrinkage.study.results import frame
@@ -66,8 +67,10 @@ def conclude(
     }
     won = best[summary.recommended.arm] if summary.recommended is not None else None
     again = _refit(bench, directory, finished, won, say) if won is not None and bench.spec.refits else None
-    summary = replace(summary, notes=(*summary.notes, *_said(bench, summary, search, best, again)))
-    told = {**summary.to_json(), **({} if bench.spec.is_settled else {"search": as_json(search.record())})}
+    found = None if bench.spec.is_settled else search.record()
+    said = _said(bench, summary, found, search.log.cut, best, again)
+    summary = replace(summary, notes=(*summary.notes, *said))
+    told = {**summary.to_json(), **({} if found is None else {"search": as_json(found)})}
     if again is not None:
         told["refit"] = as_json(again.record)
     if again is not None and again.weights is not None:
@@ -81,18 +84,23 @@ def conclude(
 
 
 def _said(
-    bench: Bench, summary: Summary, search: Search, best: Mapping[str, Trial], again: Refitted | None
+    bench: Bench,
+    summary: Summary,
+    search: Searched | None,
+    cut: bool,
+    best: Mapping[str, Trial],
+    again: Refitted | None,
 ) -> Iterator[str]:
-    """Yield what a reader must know of the run besides what its trials say."""
+    """Yield what a reader must know of the run besides what its trials say; ``cut``: a budget ended it."""
     yield from bench.groups.remarks
     if bench.spec.initial == "saved":
         yield notes.SEEN
     if bench.spec.strategy == "path":
         yield notes.PATH
-    if search.log.cut:
+    if cut:
         yield from notes.cut_note(summary.units, bench.space.choosing, summary.over)
-    if not bench.spec.is_settled:
-        yield from notes.search_notes(search.record())
+    if search is not None:
+        yield from notes.search_notes(search)
     for arm, trial in best.items():
         if trial.ratios:
             yield notes.rules_note(arm, _recipe(bench, trial).to_list())

@@ -23,7 +23,7 @@ from shrinkage.study.spec import StudySpec
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.saved import load_model
 
-_SMALL = 0.1  # a factor that is meant for 0 to 255
+_SMALL = 0.02  # a factor that is meant for 0 to 255: mostly 1/255 or 1/127.5
 _LARGE = 2.0  # a mean that inputs in [0, 1] don't have
 
 

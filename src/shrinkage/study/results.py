@@ -57,8 +57,8 @@ def frame(
     types = {c: "str" if c in texts else "int64" if c in whole else "float64" for c in table.columns}
     table = table.astype(types).astype(dict.fromkeys(SIZES[1:], "Int64"))  # counts that may be missing
     # A strength that was stopped and came to be asked for again is the trial that was trained to the end.
-    stopped = table["state"].eq("stopped") & table.duplicated(list(_TRIAL[:4]), keep=False)
-    table = table[~stopped].copy()
+    table = table.sort_values("state", key=lambda state: state.eq("stopped"), kind="stable")
+    table = table.drop_duplicates(list(_TRIAL[:4]))
     table["place"] = table["arm"].map({arm: i for i, arm in enumerate(arms)})
     table = table.sort_values(["place", "strength", "seed", "fold"], ignore_index=True)
     return table.drop(columns="place")

@@ -248,9 +248,8 @@ class Search:
         spec = self._bench.spec
         more = len(self._new(step).asked)
         asked = {cell for cell, _ in (*self._asked, *step.asked)}
-        kept = sum(
-            cell not in asked for cell in self._bench.space.fixed
-        )  # what could not be compared without
+        # What nothing could be compared without is trained in any case.
+        kept = sum(cell not in asked for cell in self._bench.space.fixed)
         if isinstance(spec.budget, int) and more and len(self._waves) + more + kept > spec.budget:
             return f"The budget of {spec.budget} trials does not allow the {more} of another look."
         share = 1.0 if step.epochs is None else step.epochs / spec.training.epochs

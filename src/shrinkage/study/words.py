@@ -244,16 +244,22 @@ def settle(found: Difference) -> str:
     if found.verdict != "no difference" or found.test.equal:
         return ""
     unknown = found.equivalence is None and found.test.mean == 0  # nobody said what would matter
-    what = {"seeds": "seeds", "folds": "repeats of the folds", "splits": "random splits"}[found.over]
+    one, what = _ADDED[found.over]
     if found.more is None and found.over != "seeds":
         return "" if unknown else f"more {what} would not settle it, more data would"
     if found.more is None:
         return "" if unknown else f"no affordable number of {what} would settle it"
     if found.more == 0:
         return ""
-    if found.more == 1:
-        what = what.replace("repeats", "repeat").replace("splits", "split").replace("seeds", "seed")
-    return f"about {found.more} more {what} would settle it"
+    return f"about {found.more} more {one if found.more == 1 else what} would settle it"
+
+
+#: One, and several, of what can be added to a study.
+_ADDED: dict[Over, tuple[str, str]] = {
+    "seeds": ("seed", "seeds"),
+    "folds": ("repeat of the folds", "repeats of the folds"),
+    "splits": ("random split", "random splits"),
+}
 
 
 # --- choices and results -------------------------------------------------------------------------------

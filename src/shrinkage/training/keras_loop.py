@@ -220,20 +220,21 @@ def make_optimizer(given: Any, learning_rate: float | None, weight_decay: float 
             options.pop("learning_rate", None)
         inside = _PROXIMAL.fullmatch(name) if isinstance(name, str) else None
         if inside:
-            own: Any = inside["name"].strip()
-            optimizer = Proximal(
-                make_optimizer({"class_name": own, "config": options} if options else own, None)
-            )
+            own = inside["name"].strip()
+            optimizer = Proximal(make_optimizer({"class_name": own, "config": options}, None))
         elif is_object:
             optimizer = given.from_config(given.get_config())
         else:
-            optimizer = keras.optimizers.get({"class_name": name, "config": options} if options else name)
+            optimizer = keras.optimizers.get(name)
+            if options:
+                optimizer = type(optimizer).from_config(options)
     except ModelError:
         raise
     except (TypeError, ValueError) as error:
         names = [n for n in dir(keras.optimizers) if n[:1].isupper()]
-        if options and name.lower() in map(str.lower, names):
-            raise ModelError(f"The optimizer {name!r} does not take {options!r}: {error}") from error
+        if options and str(name).lower() in map(str.lower, names):
+            why = str(error).strip().splitlines()[0]
+            raise ModelError(f"The optimizer {name!r} does not take {options!r}: {why:.200}") from error
         raise ModelError(f"Keras has no optimizer {name!r}.{did_you_mean(str(name), names)}") from error
     if learning_rate is not None:
         optimizer.learning_rate = learning_rate
