@@ -314,7 +314,6 @@ def store_study() -> Callable[..., Any]:
             table = frame(names, kept.finished(), place.test_scores())
             summary = summarise(
                 table, place.curves(list(table["key"])), baseline="none", classification=classification,
-                folds=None, one_split=True, n_test_over_n_train=None,
             )  # fmt: skip
             write_json(place.summary, summary.to_json())
         return Study.load(directory)

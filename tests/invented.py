@@ -89,8 +89,7 @@ def results(
         frame.loc[len(frame) - 1, "state"] = "diverged"
         frame.loc[frame["strength"] == cells[1][1], "state"] = "stopped"
     summary = summarise(
-        frame, curves, baseline="none", classification=True, folds=None, one_split=True,
-        n_test_over_n_train=None,
+        frame, curves, baseline="none", classification=True,
     )  # fmt: skip
     found = Results(
         directory=Path(words.directory),

@@ -732,6 +732,8 @@ WRONG = {
     "begun otherwise": ("tune m.keras --data blobs.npz --initial old", "--initial", "fresh or saved"),
     "penalty to tune": ("tune m.keras --data blobs.npz --penalty l3", "'l3(strength)'", "l1(l1)"),
     "no time": ("tune m.keras --data blobs.npz --budget soon", "budget", "10 min"),
+    "one fold": ("tune m.keras --data blobs.npz --folds 1", "folds"),
+    "no seed": ("tune m.keras --data blobs.npz --seeds 0", "seeds", "1 to 10,000"),
     "data": ("data show digist", "'digist'", "'digits'"),
     "fetch": ("data fetch digist", "'digist'"),
     "damaged data": ("data show half.keras", "half.keras"),

@@ -29,6 +29,7 @@ from shrinkage.report.said import FORMS
 from shrinkage.study import words
 from shrinkage.study.compare import summarise
 from shrinkage.study.evidence import ArmEvidence, Charged, DataFacts, Evidence, LayerWeights, Node
+from shrinkage.study.resampling import Resampling
 from shrinkage.study.results import Results
 
 NAN = float("nan")
@@ -59,8 +60,8 @@ def study(
             epochs += [{**key, **measured, "epoch": epoch} for epoch in (1, 2, 3)]
     return summarise(
         pd.DataFrame(rows), pd.DataFrame(epochs) if curves else None, baseline=baseline,
-        classification=classification, folds=folds, repeats=repeats, one_split=folds is None,
-        n_test_over_n_train=0.25 if folds else None, margin=margin,
+        classification=classification, margin=margin,
+        resampling=Resampling(folds, 0.25, repeats) if folds else None,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from shrinkage.report.figures import (
 )
 from shrinkage.report.style import BASELINE_COLOUR, COLOURS, arm_styles, short_name
 from shrinkage.study.compare import summarise
+from shrinkage.study.resampling import Resampling
 
 NAN = float("nan")
 GRID = (1e-4, 1e-3, 1e-2)
@@ -61,8 +62,8 @@ def study(arms, *, seeds=3, folds=None, epochs=12, diverged=(), seed=0):
 
 def summary_of(frame, curves, *, baseline="none", classification=True, folds=None):
     return summarise(
-        frame, curves, baseline=baseline, classification=classification, folds=folds,
-        one_split=folds is None, n_test_over_n_train=0.25 if folds else None,
+        frame, curves, baseline=baseline, classification=classification,
+        resampling=Resampling(folds, 0.25) if folds else None,
     )  # fmt: skip
 
 
@@ -390,8 +391,7 @@ def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path):
         "from shrinkage.study.compare import summarise\n"
         "frame = pd.DataFrame({'arm': ['none', 'l2'], 'strength': [float('nan'), 0.1], 'seed': 0,\n"
         "    'fold': -1, 'state': 'complete', 'val_data_loss': [1.0, 0.9]})\n"
-        "summary = summarise(frame, None, baseline='none', classification=False, folds=None,\n"
-        "    one_split=True, n_test_over_n_train=None)\n"
+        "summary = summarise(frame, None, baseline='none', classification=False)\n"
         f"validation_curve(summary, frame, {str(tmp_path / 'a.png')!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

@@ -39,7 +39,6 @@ def summary_of(best=("l2",), *, seeds=5, classification=True, diverged=(), names
         curves += [{**key, "epoch": epoch, **values} for epoch in (1, 2, 3)]
     return summarise(
         pd.DataFrame(rows), pd.DataFrame(curves), baseline="none", classification=classification,
-        folds=None, one_split=True, n_test_over_n_train=None,
     )  # fmt: skip
 
 

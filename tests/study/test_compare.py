@@ -22,6 +22,7 @@ from shrinkage.study.compare import cells, differences, recommend, select, summa
 from shrinkage.study.judge import judge
 from shrinkage.study.power import detectable_difference
 from shrinkage.study.records import as_json
+from shrinkage.study.resampling import Resampling
 from shrinkage.study.stats import Estimate, estimate, holm, paired_t
 from shrinkage.study.summary import Summary
 
@@ -55,15 +56,13 @@ def compared(frame, measure="test_accuracy", ratio=None):
     return differences(frame, select(cells(frame)), baseline="none", measure=measure, train_test_ratio=ratio)
 
 
-def summary_of(frame, *, classification=True, baseline="none", folds=None, ratio=None, curves=None, **more):
+def summary_of(frame, *, classification=True, baseline="none", resampling=None, curves=None, **more):
     return summarise(
         frame,
         curves,
         baseline=baseline,
         classification=classification,
-        folds=folds,
-        one_split=folds is None,
-        n_test_over_n_train=ratio,
+        resampling=resampling,
         **more,
     )
 
@@ -628,7 +627,7 @@ def test_no_difference_says_what_could_have_been_found():
 def test_a_fold_study_is_corrected_and_says_so():
     frame = real_looking(seeds=2, folds=5)
     frame["val_accuracy"] += frame.index % 7 / 1000
-    summary = summary_of(frame, folds=5, ratio=0.25)
+    summary = summary_of(frame, resampling=Resampling(5, 0.25))
     assert (summary.over, summary.seeds, summary.folds, summary.train_test_ratio) == ("folds", 2, 5, 0.25)
     text = " ".join(summary.notes)
     assert "1/5 + n_test/n_train, with n_test/n_train = 0.25" in text
@@ -639,7 +638,7 @@ def test_a_fold_study_is_corrected_and_says_so():
 
 
 def test_a_shared_split_is_said_and_needs_no_correction():
-    summary = summary_of(real_looking(), ratio=0.25)
+    summary = summary_of(real_looking())
     assert summary.train_test_ratio is None
     assert any(
         note.startswith("One split of the data was used: an interval covers seeds") for note in summary.notes
@@ -700,12 +699,14 @@ def test_an_arm_that_was_only_explored_has_no_choice_and_did_not_diverge():
 def test_wrong_arguments_are_refused_by_name():
     with pytest.raises(SpecError, match=r"'nine' is no arm.*Did you mean 'none'"):
         summary_of(real_looking(), baseline="nine")
-    with pytest.raises(ValueError, match="folds=None, repeats=1 disagrees"):
-        summary_of(real_looking(seeds=2, folds=3), ratio=0.5)
-    with pytest.raises(ValueError, match="folds=2, repeats=1 disagrees"):
-        summary_of(real_looking(seeds=2, folds=3), folds=2, ratio=0.5)
-    with pytest.raises(ValueError, match="n_test_over_n_train"):
-        summary_of(real_looking(seeds=2, folds=3), folds=3)
+    with pytest.raises(ValueError, match="None disagrees"):
+        summary_of(real_looking(seeds=2, folds=3))
+    with pytest.raises(ValueError, match=r"Resampling\(splits=2.*disagrees"):
+        summary_of(real_looking(seeds=2, folds=3), resampling=Resampling(2, 0.5))
+    with pytest.raises(ValueError, match="disagrees"):
+        summary_of(real_looking(seeds=2), resampling=Resampling(2, 0.5))
+    with pytest.raises(ValueError, match="n_test/n_train"):
+        Resampling(3, 0.0)
     with pytest.raises(KeyError):
         summary_of(real_looking()).arm("l3")
 
@@ -718,7 +719,7 @@ def test_json_is_strict_and_comes_back_equal(seeds):
     text = json.dumps(plain, allow_nan=False)
     assert json.loads(text) == plain
     assert Summary.from_json(json.loads(text)).to_json() == plain
-    assert plain["format"] == 3
+    assert plain["format"] == 4
     assert plain["arms"][1]["selection"]["chosen"]["strength"] == 3e-4
     assert len(plain["arms"][1]["accuracy"]["pairs"]) == seeds
 

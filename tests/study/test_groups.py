@@ -287,6 +287,13 @@ def test_what_does_not_fit_names_the_arm_before_anything_is_trained(blobs, case)
     assert str(caught.value).count("Arm 'A'") == 1
 
 
+def test_of_arms_with_the_same_options_the_one_that_does_not_fit_is_named(blobs):
+    same = {"model_options": {"dropout": 0.5}}
+    arms = [{"name": "A", **same}, {"name": "B", "recipe": "Dens: kernel = l2(0.1)", **same}]
+    with pytest.raises(RecipeError, match=r"^Arm 'B': .*'Dens.*'Dense'"):
+        runner.prepare(spec(arms), blobs, False)
+
+
 def test_smoothing_needs_a_crossentropy(rng):
     x, y = rng.normal(size=(40, 3)).astype("float32"), rng.normal(size=40).astype("float32")
     with pytest.raises(ModelError, match=r"'A': label_smoothing .* 'mean_squared_error'"):

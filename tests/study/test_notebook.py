@@ -140,7 +140,7 @@ def test_there_is_no_answer_before_the_end(copied):
     with pytest.raises(RunError, match="is not finished"):
         copied.summary()
     (copied.directory / "summary.json").write_text('{"format": 99}')
-    with pytest.raises(RunError, match="its format is 99, and 3 is known here"):
+    with pytest.raises(RunError, match="its format is 99, and 4 is known here"):
         copied.summary()
 
 

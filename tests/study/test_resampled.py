@@ -19,6 +19,7 @@ from scipy import stats as sp
 from shrinkage.study.compare import cells, select, summarise
 from shrinkage.study.judge import EQUAL_PAIRS, judge, more_units
 from shrinkage.study.power import MOST, detectable_difference, units_for_equivalence, units_needed
+from shrinkage.study.resampling import Resampling
 from shrinkage.study.selection import cross_fitted, lowest
 from shrinkage.study.stats import equivalence, holm, paired_t
 from shrinkage.study.summary import Summary
@@ -27,7 +28,7 @@ from shrinkage.study.words import settle
 NAN = float("nan")
 
 
-def study(losses, accuracies=None, *, seeds=1, folds=3, repeats=1, margin=None, tested=0.1, **more):
+def study(losses, accuracies=None, *, seeds=1, folds=3, repeats=1, over="folds", tested=0.1, **more):
     """``losses``: arm -> strength -> one number a split, or one a split and seed (fold by fold)."""
     rows = []
     for arm, by_strength in losses.items():
@@ -41,8 +42,8 @@ def study(losses, accuracies=None, *, seeds=1, folds=3, repeats=1, margin=None, 
         state="complete", test_accuracy=tested, test_data_loss=tested, epochs=1
     )
     return summarise(
-        frame, None, baseline="none", classification=True, folds=folds, repeats=repeats, one_split=False,
-        n_test_over_n_train=1 / (folds - 1), margin=margin, **more,
+        frame, None, baseline="none", classification=True,
+        resampling=Resampling(folds, 1 / (folds - 1), repeats, over), **more,
     )  # fmt: skip
 
 
@@ -260,7 +261,7 @@ def test_more_folds_come_in_whole_repeats():
 def test_what_would_settle_it_is_said_in_what_can_be_added(splits, said):
     right = {"none": {None: [0.5, 0.52, 0.49]}, "l2": {0.1: [0.52, 0.51, 0.5]}}
     losses = {"none": {None: [1.0, 1.1, 1.2]}, "l2": {0.1: [0.9, 1.0, 1.1]}}
-    found = study(losses, right, margin=0.1, splits=splits).arm("l2").accuracy
+    found = study(losses, right, margin=0.1, over=splits).arm("l2").accuracy
     text = settle(replace(found, verdict="no difference", more=2))
     assert re.fullmatch(f"about 2 more {said} would settle it", text)
     assert re.fullmatch(
@@ -274,7 +275,7 @@ def test_what_would_settle_it_is_said_in_what_can_be_added(splits, said):
 
 
 def test_random_splits_are_called_so_and_said_to_share_rows():
-    folds, splits = study(LOSSES), study(LOSSES, splits="splits")
+    folds, splits = study(LOSSES), study(LOSSES, over="splits")
     assert (folds.over, splits.over) == ("folds", "splits")
     told = [*splits.headline, *splits.notes, *(note for arm in splits.arms for note in arm.notes)]
     told += [arm.verdict for arm in splits.arms]
@@ -289,8 +290,8 @@ def test_one_split_is_said_to_be_scored_on_what_chose():
          "val_data_loss": [5.0, 1.0, 2.0], "epochs": 1}
     )  # fmt: skip
     alone = summarise(
-        frame, None, baseline="none", classification=False, folds=1, one_split=False,
-        n_test_over_n_train=0.25, splits="splits",
+        frame, None, baseline="none", classification=False,
+        resampling=Resampling(1, 0.25, over="splits"),
     )  # fmt: skip
     assert "on the rows that chose it" in alone.arm("l2").data_loss.sentence
 
@@ -303,7 +304,7 @@ def test_an_arm_that_stands_at_several_strengths_is_named_without_one():
 
 
 def test_random_splits_that_choose_for_each_other_are_corrected_for_twice():
-    found = {splits: study(LOSSES, splits=splits) for splits in ("folds", "splits")}
+    found = {splits: study(LOSSES, over=splits) for splits in ("folds", "splits")}
     tests = {splits: of.arm("l2").data_loss.test for splits, of in found.items()}
     assert found["splits"].train_test_ratio == found["folds"].train_test_ratio == 0.5
     wider = math.sqrt((1 / 3 + 2 * 0.5) / (1 / 3 + 0.5))
@@ -312,7 +313,7 @@ def test_random_splits_that_choose_for_each_other_are_corrected_for_twice():
     )
     assert any("counts twice" in note for note in found["splits"].notes)
     untuned = {"none": {None: [5.0, 5.0, 5.1]}, "l2": {0.1: [1.0, 1.1, 1.0]}}
-    same = [study(untuned, splits=splits).arm("l2").data_loss.test for splits in ("folds", "splits")]
+    same = [study(untuned, over=splits).arm("l2").data_loss.test for splits in ("folds", "splits")]
     assert same[0] == same[1]
 
 
@@ -362,15 +363,14 @@ def test_what_was_not_trained_to_the_end_has_not_diverged():
         {"arm": ["none"] * 2 + ["l2"], "strength": [NAN, NAN, 0.1], "seed": [0, 1, 0], "fold": -1,
          "state": "complete", "val_data_loss": [1.0, 1.0, 0.5]}
     )  # fmt: skip
-    options = {"baseline": "none", "classification": False, "folds": None, "one_split": True}
-    found = summarise(frame, frame.assign(epoch=1, train_data_loss=1.0), n_test_over_n_train=None, **options)
+    options = {"baseline": "none", "classification": False}
+    found = summarise(frame, frame.assign(epoch=1, train_data_loss=1.0), **options)
     assert found.arm("l2").verdict == "not trained to the end"
     assert found.arm("l2").diagnosis is None
     assert "on all seeds" in found.arm("l2").notes[0]
-    only = summarise(frame.drop(index=1).assign(seed=[0, 1]), None, n_test_over_n_train=None, **options)
+    only = summarise(frame.drop(index=1).assign(seed=[0, 1]), None, **options)
     assert only.headline == ("Nothing can be recommended: no strength was trained to the end on all seeds.",)
-    none = summarise(frame.assign(arm=["l2"] * 2 + ["none"], strength=[0.1, 0.1, NAN]), None,
-                     n_test_over_n_train=None, **options)  # fmt: skip
+    none = summarise(frame.assign(arm=["l2"] * 2 + ["none"], strength=[0.1, 0.1, NAN]), None, **options)
     assert none.headline[1].endswith("which was not trained to the end on all seeds.")
 
 

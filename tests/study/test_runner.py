@@ -230,9 +230,6 @@ def test_the_summary_is_what_the_tables_say(bench, finished, expected):
         expected["curves"],
         baseline="none",
         classification=True,
-        folds=None,
-        one_split=True,
-        n_test_over_n_train=None,
         margin=MARGIN,
     )
     assert again.to_json() == stored

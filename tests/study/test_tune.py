@@ -11,9 +11,10 @@ import pytest
 
 import shrinkage
 from shrinkage import L2, STRENGTH, load_data
+from shrinkage.data import Data
 from shrinkage.errors import ModelError, RunError, ShrinkageError, ShrinkageWarning, SpecError
 from shrinkage.models import mlp
-from shrinkage.study.references import as_taken
+from shrinkage.study.references import as_taken, check_fit
 from shrinkage.study.runner import prepare
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.study import Study
@@ -177,6 +178,38 @@ def test_penalties_targets_and_arguments_are_taken_as_they_come(arrays):
         study("shrinkage.models:mlp", arrays, target="kernel", penalty=[], training={})
     with pytest.raises(SpecError, match=r"no argument 'fold'.* Did you mean 'folds'"):
         shrinkage.tune("shrinkage.models:mlp", arrays, fold=3)
+
+
+def ending_in(activation, outputs=1):
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(outputs, activation)])
+
+
+def test_zeros_and_ones_are_classes_for_a_sigmoid_whatever_their_type(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)).astype("float32"), rng.integers(0, 2, 60)
+    found = {}
+    for kind in ("int64", "float32"):
+        targets = y.astype(kind)
+        data = (x[:40], targets[:40], x[40:], targets[40:])
+        given = Study(ending_in("sigmoid"), data, arms=[], seeds=1, training={"epochs": 2})
+        found[kind] = given.run(tmp_path / kind)
+    assert [of.classification for of in found.values()] == [True, True]
+    losses = [of.arm("none").selection.chosen.val_data_loss.mean for of in found.values()]
+    assert losses[0] == losses[1] > 0
+    said = "The model ends in one sigmoid and the targets are 0 and 1: they are taken as two classes."
+    assert [said in of.notes for of in found.values()] == [False, True]
+
+
+def test_floats_stay_a_regression_for_any_other_model_targets_or_loss():
+    x, y = np.zeros((6, 3), "float32"), np.array([0.0, 1.0] * 3)
+    data = Data("two", x, y, x, y)
+    assert as_taken(data, ending_in("sigmoid"), "binary_crossentropy").classes == 2
+    assert as_taken(data, ending_in("sigmoid"), "mse").classes == 0
+    assert as_taken(data, ending_in("linear")).classes == 0
+    shares = Data("shares", x, y / 2, x, y / 2)
+    assert as_taken(shares, ending_in("sigmoid")).classes == 0
+    with pytest.raises(ModelError, match=r"has 2 outputs.* for classes give integers"):
+        check_fit("it", ending_in("softmax", 2), data)
 
 
 def test_a_models_own_penalties_and_scaling_are_told_of(tmp_path):

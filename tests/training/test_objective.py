@@ -86,7 +86,8 @@ AUTO = [
     (np.stack([NUMBERS, NUMBERS], 1), dense(2), MSE, False),
     (np.arange(24), dense(1), MSE, False),  # counts, not classes
     (np.arange(24).reshape(-1, 1), dense(1), MSE, False),
-    (np.ones((24, 3)), dense(3, "sigmoid"), MSE, False),
+    (np.ones((24, 3)), dense(3), MSE, False),
+    (np.full((24, 3), 0.5), dense(3, "sigmoid"), MSE, False),
 ]
 
 
@@ -100,6 +101,12 @@ def test_the_loss_follows_from_targets_and_outputs(y: Any, model: Any, name: str
     assert objective.metrics == (("accuracy",) if name != MSE else ())
     model.compile("sgd", objective.loss, metrics=list(objective.metrics), run_eagerly=True)
     assert np.isfinite(model.evaluate(X, y, verbose=0)).all()
+
+
+def test_several_labels_a_row_take_the_crossentropy_of_each() -> None:
+    y = np.tile([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], (12, 1))
+    objective = resolve_objective("auto", (), y, dense(3, "sigmoid"))
+    assert (objective.loss, objective.metrics, objective.classification) == (TWO, (), False)
 
 
 @pytest.mark.parametrize("y", [CLASSES + 1, CLASSES - 1])

@@ -99,6 +99,11 @@ def tune(
     ] = "fresh",
     epochs: Annotated[int, typer.Option("--epochs", help="How long each trial is trained.")] = 30,
     batch_size: Annotated[int, typer.Option("--batch-size")] = 32,
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each strength, a seed each.")] = 1,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", help="Choose over so many folds; by default on one split of the rows."),
+    ] = None,
     tolerance: Annotated[
         float,
         typer.Option("--tolerance", help="Stop when others could win less than so many standard errors."),
@@ -128,9 +133,9 @@ def tune(
 
     job = study(
         model, data, target=target, penalty=penalty or "l2", initial=initial, name=f"tune {model.stem}",
-        training={"epochs": epochs, "batch_size": batch_size}, tolerance=tolerance, label=label,
+        training={"epochs": epochs, "batch_size": batch_size}, tolerance=tolerance, label=label, seeds=seeds,
         budget=int(budget) if budget is not None and budget.strip().isdecimal() else budget,
-        data_dir=data_dir,
+        data_dir=data_dir, **({} if folds is None else {"folds": folds}),
     )  # fmt: skip
     _train(context, job, directory, restart, allow_code, shown)
 

@@ -351,11 +351,11 @@ def _untested(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
         )
     if summary.seeds == 1:
         yield tell("Other seeds were not tried.", facts.seeds)
-    if summary.one_split and summary.over == "seeds":
+    if summary.over == "seeds":
         yield tell(
             "All trials share one split of the data; how much another would change is not known, and folds "
             "would tell.",
-            facts.one_split,
+            facts.over,
         )
     yield tell(
         "All this is for {seen.model}, trained as it was: another model, learning rate or number of epochs "

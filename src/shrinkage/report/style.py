@@ -62,8 +62,7 @@ def arm_styles(summary: Summary) -> dict[str, Style]:
     >>> from shrinkage.study.compare import summarise
     >>> frame = pd.DataFrame({"arm": ["none", "l2"], "strength": [float("nan"), 0.1], "seed": 0, "fold": -1,
     ...                       "state": "complete", "val_data_loss": [1.0, 0.9]})
-    >>> summary = summarise(frame, None, baseline="none", classification=False, folds=None, one_split=True,
-    ...                     n_test_over_n_train=None)
+    >>> summary = summarise(frame, None, baseline="none", classification=False)
     >>> [style.colour for style in arm_styles(summary).values()]
     ['#000000', '#0072B2']
     """

@@ -26,6 +26,7 @@ from shrinkage.errors import SpecError, did_you_mean
 from shrinkage.study import notes, words
 from shrinkage.study.diagnose import diagnose
 from shrinkage.study.judge import EQUAL_PAIRS, correction, judge, more_units
+from shrinkage.study.resampling import Resampling
 from shrinkage.study.selection import cells, recommend, select, trials_at
 from shrinkage.study.stats import PairedTest, paired_t
 from shrinkage.study.summary import (
@@ -172,14 +173,10 @@ def summarise(
     *,
     baseline: str | None,
     classification: bool,
-    folds: int | None,
-    one_split: bool,
-    n_test_over_n_train: float | None,
-    repeats: int = 1,
+    resampling: Resampling | None = None,
     margin: float | None = None,
     early_stopping: bool | Collection[str] = False,
     guess: float | None = None,
-    splits: Over = "folds",
     searched: bool = False,
     explored: pd.DataFrame | None = None,
 ) -> Summary:
@@ -190,21 +187,15 @@ def summarise(
     frame
         One row a trial: ``arm, strength, seed, fold, state, epochs, train_data_loss, val_data_loss,
         penalty, val_accuracy, test_data_loss, test_accuracy``. Test columns are filled at each arm's
-        chosen strength. ``fold`` counts repeat by repeat: ``repeat * folds + fold``.
+        chosen strength. ``fold`` counts repeat by repeat, and is -1 where there is one split.
     curves
         One row a trial and epoch (see `diagnose`), or ``None``: no diagnoses then.
     baseline
         The arm that the others are compared with; ``None`` for no differences.
     classification
         Accuracy exists, and is the headline measure.
-    folds
-        Number of folds, or of random splits; ``None`` where there is one split.
-    one_split
-        All trials share one split of the data.
-    n_test_over_n_train
-        Held-out rows over training rows of one split; needed with folds, to correct the variance.
-    repeats
-        How often the data were split into folds.
+    resampling
+        How the data were split; ``None`` where all trials share one split.
     margin
         The difference in the headline measure that does not matter, set before looking; ``None`` for no
         test of equivalence.
@@ -212,8 +203,6 @@ def summarise(
         The weights kept are those of the best epoch; or the arms of which they are.
     guess
         The data loss of the best constant answer, where it is known.
-    splits
-        What the fold column counts: ``"folds"``, or random ``"splits"``.
     searched
         A search decided which strengths were tried.
     explored
@@ -229,43 +218,29 @@ def summarise(
     SpecError
         If ``baseline`` is no arm of the frame.
     ValueError
-        Where `check_frame` does; if ``folds`` disagrees with the frame; if folds come without a
-        positive ``n_test_over_n_train``.
+        Where `check_frame` does, and if ``resampling`` disagrees with the frame.
 
     Examples
     --------
     >>> frame = pd.DataFrame({"arm": ["none", "l2"], "strength": [float("nan"), 0.1], "seed": 0, "fold": -1,
     ...     "state": "complete", "val_data_loss": [1.0, 0.9], "test_data_loss": [1.1, 1.0]})
-    >>> summary = summarise(frame, None, baseline="none", classification=False, folds=None, one_split=True,
-    ...                     n_test_over_n_train=None)
+    >>> summary = summarise(frame, None, baseline="none", classification=False)
     >>> print(summary.headline[0])
     Lowest mean validation data loss: l2 at λ = 0.1 (0.9, one seed).
     >>> summary.arm("l2").verdict
     'one seed: no test is possible'
     """
-    table = cells(frame, splits)
+    counted: Over = "folds" if resampling is None else resampling.over
+    table = cells(frame, counted)
     over = table[0].over
-    _check(frame, over, baseline, folds, repeats, n_test_over_n_train)
-    ratio = None if over == "seeds" else n_test_over_n_train
-    looked = () if explored is None or explored.empty else cells(explored, splits)
-    choices = _with_explored(
-        select(table, folds=folds if repeats > 1 else None, searched=searched), looked, over
-    )
+    _check(frame, over, baseline, resampling)
+    looked = () if explored is None or explored.empty else cells(explored, counted)
+    repeated = resampling.splits if resampling is not None and resampling.repeats > 1 else None
+    choices = _with_explored(select(table, folds=repeated, searched=searched), looked, over)
     tuned = any(len(choice.strengths) > 1 for choice in choices.values())
-    measures = _measures(classification, over)
-    found = {
-        measure: differences(
-            frame,
-            choices,
-            baseline=baseline,
-            measure=measure,
-            train_test_ratio=None if ratio is None else correction(ratio, over, tuned=tuned),
-            margin=margin if measure == measures[0] else None,
-            folds=folds if folds and over == "folds" else 1,
-        )
-        for measure in measures
-        if baseline is not None
-    }
+    found = {} if baseline is None else _compared(
+        frame, choices, baseline, _measures(classification, over), resampling, margin, tuned
+    )  # fmt: skip
     diagnoses = (
         {} if curves is None else diagnose(curves, choices, early_stopping=early_stopping, guess=guess)
     )
@@ -281,35 +256,68 @@ def summarise(
         for arm in choices
     )
     best = recommend(choices, baseline=baseline)
-    compared = [of[best.arm] for of in found.values() if best and best.arm in of]
+    tested = max((sum(d.test.n > 1 for d in of.values()) for of in found.values()), default=0)
     units = int(frame["seed" if over == "seeds" else "fold"].nunique())
-    every = (*table, *looked)
+    ratio = None if resampling is None else resampling.ratio
     return Summary(
         classification=classification,
         over=over,
         seeds=int(frame["seed"].nunique()),
-        folds=folds,
-        repeats=repeats,
+        folds=None if resampling is None else resampling.splits,
+        repeats=1 if resampling is None else resampling.repeats,
         units=tuple(sorted({(int(s), int(f)) for s, f in zip(frame["seed"], frame["fold"], strict=True)})),
-        one_split=one_split,
         train_test_ratio=ratio,
         margin=margin,
         baseline=baseline,
         arms=arms,
         recommended=best,
-        headline=words.headline(best, over, baseline, compared, choices),
-        notes=notes.study_notes(
-            over=over,
-            units=units,
-            train_test_ratio=ratio,
-            tested=max((sum(d.test.n > 1 for d in of.values()) for of in found.values()), default=0),
-            tuned=tuned,
-            trials=sum(cell.trials for cell in every),
-            diverged=sum(cell.diverged for cell in every),
-            stopped=sum(cell.stopped for cell in every),
-            partial=sum(cell.partial for cell in table)
-            + len({_key(c) for c in looked} - set(map(_key, table))),
+        headline=words.headline(
+            best, over, baseline, [of[best.arm] for of in found.values() if best and best.arm in of], choices
         ),
+        notes=(
+            *notes.study_notes(over=over, units=units, train_test_ratio=ratio, tested=tested, tuned=tuned),
+            *_trial_notes(table, looked, over),
+        ),
+    )
+
+
+def _compared(
+    frame: pd.DataFrame,
+    choices: Mapping[str, Selection],
+    baseline: str,
+    measures: Sequence[Measure],
+    resampling: Resampling | None,
+    margin: float | None,
+    tuned: bool,
+) -> dict[Measure, dict[str, Difference]]:
+    """Return the differences in each measure; the margin is of the first."""
+    ratio, together = None, 1
+    if resampling is not None:
+        ratio = correction(resampling.ratio, resampling.over, tuned=tuned)
+        together = resampling.splits if resampling.over == "folds" else 1
+    return {
+        measure: differences(
+            frame,
+            choices,
+            baseline=baseline,
+            measure=measure,
+            train_test_ratio=ratio,
+            margin=margin if measure == measures[0] else None,
+            folds=together,
+        )
+        for measure in measures
+    }
+
+
+def _trial_notes(table: Sequence[Cell], looked: Sequence[Cell], over: Over) -> tuple[str, ...]:
+    every = (*table, *looked)
+    only_looked = {_key(cell) for cell in looked} - set(map(_key, table))
+    return notes.trial_notes(
+        over=over,
+        trials=sum(cell.trials for cell in every),
+        diverged=sum(cell.diverged for cell in every),
+        stopped=sum(cell.stopped for cell in every),
+        partial=sum(cell.partial for cell in table) + len(only_looked),
     )
 
 
@@ -347,14 +355,7 @@ def _measures(classification: bool, over: Over) -> tuple[Measure, ...]:
     return ("test_accuracy", "test_data_loss") if classification else ("test_data_loss",)
 
 
-def _check(
-    frame: pd.DataFrame,
-    over: Over,
-    baseline: str | None,
-    folds: int | None,
-    repeats: int,
-    ratio: float | None,
-) -> None:
+def _check(frame: pd.DataFrame, over: Over, baseline: str | None, resampling: Resampling | None) -> None:
     arms = list(dict.fromkeys(frame["arm"]))
     if baseline is not None and baseline not in arms:
         raise SpecError(
@@ -362,13 +363,10 @@ def _check(
             f"{did_you_mean(baseline, arms)}"
         )
     last = frame["fold"].nunique() - 1 if over == "splits" else frame["fold"].max()
-    if (folds is None) != (over == "seeds") or (folds is not None and last >= folds * repeats):
+    many = 0 if resampling is None else resampling.splits * resampling.repeats
+    if (over == "seeds") != (resampling is None) or last >= many > 0:
         present = sorted({int(fold) for fold in frame["fold"]})
-        raise ValueError(
-            f"folds={folds!r}, repeats={repeats!r} disagrees with the frame, whose folds are {present}"
-        )
-    if folds is not None and (ratio is None or not ratio > 0):
-        raise ValueError("with folds, n_test_over_n_train must be a positive number")
+        raise ValueError(f"{resampling} disagrees with the frame, whose folds are {present}")
 
 
 def _arm(

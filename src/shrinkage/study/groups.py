@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, ShrinkageError
 from shrinkage.recipe import Recipe, bind, describe, strip
 from shrinkage.study import design, splits
+from shrinkage.study.arm import Arm
 from shrinkage.study.references import ModelSource, as_taken, model_source
 from shrinkage.study.sizes import Sizes
 from shrinkage.study.space import Cell, Space
@@ -106,57 +107,79 @@ class Groups:
         return ManyLoops({name: group.loop for name, group in self._made.items()}, self.name_of)
 
     def _make(self, lanes: Sequence[Lane]) -> Group:
-        cells = dict.fromkeys((lane.arm, lane.strength) for lane in lanes)
-        arms = [self.spec.arm(name) for name in dict.fromkeys(arm for arm, _ in cells)]
-        own, data = self.spec.at(*next(iter(cells))), self.data
-        with named(arms[0].name if arms[0].options else ""):
-            source = model_source(own, data, self._allow_code)
+        arms = [self.spec.arm(name) for name in dict.fromkeys(lane.arm for lane in lanes)]
+        own = self.spec.at(lanes[0].arm, lanes[0].strength)
+        first = arms[0].name if arms[0].options else ""
+        with named(first):
+            source = model_source(own, self.data, self._allow_code)
             model = with_fresh_names(source.build)
             if not self._splits:  # the baseline's model, the first, stands for the others'
-                self.data = data = as_taken(data, model)
-                self.remarks += _remarks(model, data)
+                self._prepare(own, model)
             strip(model)
-            recipes = {arm.name: Recipe(arm.recipe) for arm in arms}
-            for name, recipe in recipes.items():
-                try:
-                    bind(recipe, model)
-                except ShrinkageError as error:
-                    prefix = "" if arms[0].options else f"Arm {name!r}: "
-                    raise RecipeError(f"{prefix}{error}") from error
-            training = own.training
-            objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
-            check_objective(objective, model, data)
-            smoothed(objective.loss, training.label_smoothing)
-            make_optimizer(training.made_of, training.learning_rate, training.weight_decay)
-            task = Task(
-                build=source.build,
-                recipes=recipes,
-                x=data.x_train,
-                y=data.y_train,
-                splits=self._splits or splits.splits(own, data.y_train, data.groups),
-                objective=objective,
-                optimizer=training.made_of,
-                learning_rate=training.learning_rate,
-                rates={arm.name: arm.rate for arm in arms if arm.rate is not None},
-                weight_decay=training.weight_decay,
-                label_smoothing=training.label_smoothing,
-                max_norm=training.max_norm,
-                epochs=training.epochs,
-                batch_size=training.batch_size,
-                early_stopping=training.early_stopping,
-                rungs=own.stops,
-                fresh=own.initial == "fresh",
-                scaled=data.scaled,
-                weights=design.row_weights(own, data.y_train, data.classes),
-            )
-            self._splits = task.splits
-            loop = make_loop(task, model, lanes, training.loop, alone=not self.spec.is_settled)
+        recipes = {arm.name: _bound(arm, model) for arm in arms}
+        with named(first):
+            task = self._task(own, source, model, arms, recipes)
+            loop = make_loop(task, model, lanes, own.training.loop, alone=not self.spec.is_settled)
         return Group(own, source, task, loop, Sizes(source.build))
 
+    def _prepare(self, own: StudySpec, model: Any) -> None:
+        """Settle how the data are taken and split, which is the same for all groups."""
+        taken = as_taken(self.data, model, own.training.loss)
+        self.remarks += _remarks(model, self.data, taken)
+        self.data, self._splits = taken, splits.splits(own, taken.y_train, taken.groups)
 
-def _remarks(model: Any, data: Data) -> Iterator[str]:
-    if data.raw:
+    def _task(
+        self,
+        own: StudySpec,
+        source: ModelSource,
+        model: Any,
+        arms: Sequence[Arm],
+        recipes: Mapping[str, Recipe],
+    ) -> Task:
+        """Return how cells are trained, once everything was tried on the model."""
+        data, training = self.data, own.training
+        objective = resolve_objective(training.loss, training.metrics, data.y_train, model)
+        check_objective(objective, model, data)
+        smoothed(objective.loss, training.label_smoothing)
+        make_optimizer(training.made_of, training.learning_rate, training.weight_decay)
+        return Task(
+            build=source.build,
+            recipes=recipes,
+            x=data.x_train,
+            y=data.y_train,
+            splits=self._splits,
+            objective=objective,
+            optimizer=training.made_of,
+            learning_rate=training.learning_rate,
+            rates={arm.name: arm.rate for arm in arms if arm.rate is not None},
+            weight_decay=training.weight_decay,
+            label_smoothing=training.label_smoothing,
+            max_norm=training.max_norm,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            early_stopping=training.early_stopping,
+            rungs=own.stops,
+            fresh=own.initial == "fresh",
+            scaled=data.scaled,
+            weights=design.row_weights(own, data.y_train, data.classes),
+        )
+
+
+def _bound(arm: Arm, model: Any) -> Recipe:
+    """Return an arm's recipe, once it was tried on the model."""
+    recipe = Recipe(arm.recipe)
+    try:
+        bind(recipe, model)
+    except ShrinkageError as error:
+        raise RecipeError(f"Arm {arm.name!r}: {error}") from error
+    return recipe
+
+
+def _remarks(model: Any, given: Data, taken: Data) -> Iterator[str]:
+    if taken.raw:
         yield "The model scales its inputs itself: images go in as they are, 0 to 255."
+    if taken.y_train.dtype != given.y_train.dtype:
+        yield "The model ends in one sigmoid and the targets are 0 and 1: they are taken as two classes."
     own = [f"{row.layer}: {row.target} = {row.penalty}" for row in describe(model).rows]
     if own:
         more = f"; … {len(own)} in all" if len(own) > 3 else ""

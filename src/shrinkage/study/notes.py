@@ -94,16 +94,7 @@ def equal_differences(arm: str, measure: Measure, n: int, over: Over, *, zero: b
 
 
 def study_notes(
-    *,
-    over: Over,
-    units: int,
-    train_test_ratio: float | None,
-    tested: int,
-    tuned: bool,
-    trials: int,
-    diverged: int,
-    stopped: int,
-    partial: int,
+    *, over: Over, units: int, train_test_ratio: float | None, tested: int, tuned: bool
 ) -> tuple[str, ...]:
     """Say what the results of a study rest on.
 
@@ -117,10 +108,6 @@ def study_notes(
         How many arms were compared with the baseline by a test.
     tuned
         Some arm has several strengths to choose from.
-    trials, diverged, stopped
-        Over the whole study.
-    partial
-        How many cells lack a seed or a fold of the study.
     """
     notes = [
         "Strengths were selected on mean validation data loss, penalty excluded; "
@@ -141,6 +128,22 @@ def study_notes(
             f"p values are adjusted by Holm's method over {count(tested, 'arms')} within each measure, for "
             f"differences and for equivalence; the verdicts use {number(ALPHA)}."
         )
+    return tuple(notes)
+
+
+def trial_notes(*, over: Over, trials: int, diverged: int, stopped: int, partial: int) -> tuple[str, ...]:
+    """Say which of a study's trials had no say.
+
+    Parameters
+    ----------
+    over
+        What errors are over.
+    trials, diverged, stopped
+        Over the whole study.
+    partial
+        How many cells lack a seed or a fold of the study.
+    """
+    notes = []
     if diverged:
         notes.append(
             f"{diverged} of {count(trials, 'trials')} diverged; "

@@ -18,13 +18,16 @@ from shrinkage.study.evidence import Evidence
 from shrinkage.study.final import Searched
 from shrinkage.study.records import as_json
 from shrinkage.study.refit import Refitted, epochs_of, refit
+from shrinkage.study.resampling import Resampling
 from shrinkage.study.results import frame
+from shrinkage.study.spec import StudySpec
 from shrinkage.study.storage import RunDirectory, save_model, write_json
 from shrinkage.study.summary import Summary
 from shrinkage.training.constraints import constrain
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.keras_loop import make_optimizer
 from shrinkage.training.objective import best_guess
+from shrinkage.training.task import Split
 
 if TYPE_CHECKING:
     from shrinkage.study.runner import Bench
@@ -129,29 +132,33 @@ def _compare(
     spec = bench.spec
     names = [arm.name for arm in spec.all_arms]
     table = frame(names, finished, scores)
-    every, several = bench.loop.task.splits, spec.split_count > 1
-    validation, train = (sum(len(getattr(s, side)) for s in every) for side in ("validation", "train"))
     classification = bench.objective.classification
     return summarise(
         table.drop(columns="key"),
         directory.curves(list(table["key"])),
         baseline=spec.baseline.name if spec.baseline.name in set(table["arm"]) else None,
         classification=classification,
-        folds=(spec.folds or table["fold"].nunique()) if several else None,
-        repeats=spec.repeats if spec.folds else 1,
-        one_split=not several,
-        n_test_over_n_train=validation / train if several else None,
+        resampling=_resampling(spec, bench.loop.task.splits, table["fold"].nunique()),
         margin=MARGIN if spec.margin is None and classification else spec.margin,
         early_stopping={
             arm.name
             for arm in spec.all_arms
             if arm.training.over(spec.training, 0.0).early_stopping is not None
         },
-        guess=best_guess(bench.objective.loss, bench.loop.task.y[every[0].validation]),
-        splits="folds" if spec.folds else "splits",
+        guess=best_guess(bench.objective.loss, bench.loop.task.y[bench.loop.task.splits[0].validation]),
         searched=not spec.is_settled,
         explored=frame(names, explored, {}),
     )
+
+
+def _resampling(spec: StudySpec, splits: Sequence[Split], scored: int) -> Resampling | None:
+    """Return how the data were split; ``scored``: the number of splits whose trials are compared."""
+    if spec.split_count == 1:
+        return None
+    validation, train = (sum(len(getattr(s, side)) for s in splits) for side in ("validation", "train"))
+    if spec.folds:
+        return Resampling(spec.folds, validation / train, spec.repeats)
+    return Resampling(scored, validation / train, over="splits")
 
 
 def _representative(bench: Bench, finished: Mapping[str, Any], arm: str, strength: float | None) -> Trial:

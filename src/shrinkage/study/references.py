@@ -21,6 +21,7 @@ from shrinkage.errors import CodeNotAllowedError, ModelError, ShrinkageError, di
 from shrinkage.recipe import sites
 from shrinkage.study.spec import StudySpec
 from shrinkage.training.initial import with_fresh_names
+from shrinkage.training.objective import are_binary, gives_sigmoid, is_crossentropy
 from shrinkage.training.saved import load_model
 
 _SMALL = 0.02  # a factor that is meant for 0 to 255: mostly 1/255 or 1/127.5
@@ -71,10 +72,23 @@ def model_source(spec: StudySpec, data: Data, allow_code: bool) -> ModelSource:
     return ModelSource(build, _fingerprint(spec, model))
 
 
-def as_taken(data: Data, model: Any) -> Data:
-    """Return data as a model takes them: images stay 0 to 255 for one that scales its inputs itself."""
-    scales = data.is_image and data.x_train.dtype == np.uint8 and _scales_itself(model)
-    return replace(data, raw=True) if scales else data
+def as_taken(data: Data, model: Any, loss: Any = "auto") -> Data:
+    """Return data as a model takes them.
+
+    Images stay 0 to 255 for one that scales its inputs itself. Zeros and ones that are floats are classes
+    for one with a single sigmoid, unless it is trained by a loss of a regression.
+    """
+    if data.is_image and data.x_train.dtype == np.uint8 and _scales_itself(model):
+        data = replace(data, raw=True)
+    if (loss == "auto" or is_crossentropy(loss)) and _tells_two_apart(data, model):
+        data = replace(data, y_train=data.y_train.astype(np.int32), y_test=data.y_test.astype(np.int32))
+    return data
+
+
+def _tells_two_apart(data: Data, model: Any) -> bool:
+    """Return whether a model gives the probability of a class, and targets say 1.0 where it is that one."""
+    single = getattr(model, "output_shape", None) == (None, 1) and gives_sigmoid(model)
+    return single and not data.classes and are_binary(data.y_train) and are_binary(data.y_test)
 
 
 def _scales_itself(model: Any) -> bool:
@@ -174,7 +188,10 @@ def check_fit(name: str, model: Any, data: Data) -> None:
             f"{name} has {outputs[-1]} outputs, but {data.name} has {data.classes} classes.{hint}"
         )
     if not data.classes and len(outputs) == 2 and outputs[-1] != data.outputs:
-        raise ModelError(f"{name} has {outputs[-1]} outputs, but a target of {data.name} has {data.outputs}.")
+        hint = " Floats are taken for a regression; for classes give integers." if data.outputs == 1 else ""
+        raise ModelError(
+            f"{name} has {outputs[-1]} outputs, but a target of {data.name} has {data.outputs}.{hint}"
+        )
 
 
 def same_weights(model: Any, other: Any) -> bool:

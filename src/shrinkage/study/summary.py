@@ -20,7 +20,7 @@ Measure = Literal["test_accuracy", "test_data_loss", "val_accuracy", "val_data_l
 Verdict = Literal["better", "worse", "equivalent", "no difference", "no test"]
 Status = Literal["underfit", "good", "overfit", "diverged"]
 
-FORMAT = 3  # of the JSON; raised when a field changes its meaning or goes away
+FORMAT = 4  # of the JSON; raised when a field changes its meaning or goes away
 
 
 @dataclass(frozen=True)
@@ -349,8 +349,6 @@ class Summary:
         random; ``repeats`` says how often the data were split into folds.
     units
         Seed and fold (-1 with one split) of the trials that all this is about.
-    one_split
-        All trials share one split of the data.
     train_test_ratio
         n_test/n_train where the tests are corrected for overlapping training sets, else ``None``.
     margin
@@ -371,7 +369,6 @@ class Summary:
     folds: int | None
     repeats: int
     units: tuple[tuple[int, int], ...]
-    one_split: bool
     train_test_ratio: float | None
     margin: float | None
     baseline: str | None

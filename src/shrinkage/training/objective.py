@@ -22,12 +22,8 @@ _ENTROPIES = (
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
 )
-_PROBABILITIES = (
-    keras.activations.softmax,
-    keras.activations.sigmoid,
-    keras.activations.hard_sigmoid,
-    keras.activations.sparsemax,
-)
+_SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
+_PROBABILITIES = (keras.activations.softmax, *_SIGMOIDS, keras.activations.sparsemax)
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,10 @@ def resolve_objective(loss: Any, metrics: Sequence[Any], y: Any, model: Any) -> 
 
     ``loss="auto"``: class numbers, (n,) or (n, 1), take ``sparse_categorical_crossentropy``, or
     ``binary_crossentropy`` if the model has one output (and the classes are 0 and 1; other whole numbers
-    are then a regression); one-hot targets (n, classes) take ``categorical_crossentropy``; other numbers
-    take ``mean_squared_error``. A last layer without a softmax or sigmoid gives logits, and the loss is
-    told so. Classification follows ``accuracy``.
+    are then a regression); one-hot targets (n, classes) take ``categorical_crossentropy``; several labels
+    a row, (n, labels) of zeros and ones, take ``binary_crossentropy`` if the model ends in a sigmoid; other
+    numbers take ``mean_squared_error``. A last layer without a softmax or sigmoid gives logits, and the loss
+    is told so. Classification follows ``accuracy``.
 
     Raises
     ------
@@ -60,13 +57,14 @@ def resolve_objective(loss: Any, metrics: Sequence[Any], y: Any, model: Any) -> 
     auto = isinstance(loss, str) and loss == "auto"
     if auto:
         _check_classes(kind, y, outputs)
-        loss = _auto(kind, outputs, _gives_logits(model))
+        several = kind == "numbers" and np.ndim(y) == 2 and are_binary(y) and gives_sigmoid(model)
+        loss = "binary_crossentropy" if several else _auto(kind, outputs, _gives_logits(model))
     elif isinstance(loss, str) and loss not in _SHORT:
         _known(loss, keras.losses.get, "loss", keras.losses)
     for metric in metrics:
         if isinstance(metric, str) and metric not in ("accuracy", "acc"):
             _known(metric, keras.metrics.get, "metric", keras.metrics)
-    classification = kind != "numbers" and (auto or _is_crossentropy(loss))
+    classification = kind != "numbers" and (auto or is_crossentropy(loss))
     followed = tuple(metrics)
     if classification and not any(isinstance(m, str) and m in ("accuracy", "acc") for m in followed):
         followed = ("accuracy", *followed)
@@ -78,9 +76,14 @@ def _kind(y: Any, outputs: int | None) -> str:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 1 and (np.issubdtype(y.dtype, np.integer) or y.dtype == bool):
-        return "numbers" if outputs == 1 and not set(np.unique(y)) <= {0, 1} else "classes"
-    one_hot = y.ndim == 2 and set(np.unique(y)) <= {0, 1} and bool(np.all(y.sum(1) == 1))
+        return "numbers" if outputs == 1 and not are_binary(y) else "classes"
+    one_hot = y.ndim == 2 and are_binary(y) and bool(np.all(y.sum(1) == 1))
     return "one-hot" if one_hot else "numbers"
+
+
+def are_binary(y: Any) -> bool:
+    """Return whether targets are zeros and ones."""
+    return bool(np.all((np.asarray(y) == 0) | (np.asarray(y) == 1)))
 
 
 def _check_classes(kind: str, y: Any, outputs: int | None) -> None:
@@ -93,7 +96,8 @@ def _check_classes(kind: str, y: Any, outputs: int | None) -> None:
             )
 
 
-def _is_crossentropy(loss: Any) -> bool:
+def is_crossentropy(loss: Any) -> bool:
+    """Return whether a loss, by name or as an object, is one of classes."""
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     return name in _SHORT or "entropy" in name.lower() or "focal" in name.lower()
 
@@ -120,17 +124,28 @@ def best_guess(loss: Any, y: Any) -> float | None:
     return float(-np.sum(shares * np.log(shares)))
 
 
+def gives_sigmoid(model: Any) -> bool:
+    """Return whether a model's outputs are probabilities, each by itself."""
+    return _last_activation(model) in _SIGMOIDS
+
+
 def _gives_logits(model: Any) -> bool:
+    activation = _last_activation(model)
+    is_probability = activation in _PROBABILITIES or isinstance(activation, keras.layers.Softmax)
+    return activation is not None and not is_probability
+
+
+def _last_activation(model: Any) -> Any:
+    """Return a function, a Softmax layer, or ``None`` where the layers don't tell."""
     for layer in reversed(getattr(model, "layers", ())):
         if isinstance(layer, keras.Model):
-            return _gives_logits(layer)
+            return _last_activation(layer)
         activation = layer if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
         is_linear = type(layer) is keras.layers.Activation and activation is keras.activations.linear
         if is_linear or (activation is None and commutes(layer)):
             continue  # pooling, reshaping, dropout: see the layer before
-        is_probability = activation in _PROBABILITIES or isinstance(activation, keras.layers.Softmax)
-        return activation is not None and not is_probability
-    return False
+        return activation
+    return None
 
 
 def _auto(kind: str, outputs: int | None, logits: bool) -> Any:
