@@ -32,8 +32,14 @@ def modules() -> list[str]:
     return [name for name in chosen if ">>>" in source(name).read_text(encoding="utf-8")]
 
 
+def cases() -> list[object]:
+    """Return the modules; those whose examples train several models are left to the thorough runs."""
+    slow = ("shrinkage.study.study", "shrinkage.study.tune")
+    return [pytest.param(m, marks=pytest.mark.thorough) if m in slow else m for m in modules()]
+
+
 @pytest.mark.jax_only
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", cases())
 def test_the_examples_of(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import shrinkage
+from cases import mostly_thorough
 from shrinkage.compact import compact
 from shrinkage.penalties import L1, LiveStrength
 from shrinkage.recipe import charges
@@ -82,7 +83,9 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", mostly_thorough(OPTIMIZERS, "Adam", "ScheduleFreeAdamW", "accumulation", "Multi")
+)
 def test_the_next_steps_are_those_of_the_original(name, model, rng):
     model.compile(OPTIMIZERS[name](), "mse")
     model.optimizer.build(model.trainable_variables)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import shrinkage
+from cases import mostly_thorough
 from shrinkage.errors import ShrinkageWarning
 
 layers, regularizers = keras.layers, keras.regularizers
@@ -169,11 +170,8 @@ def test_the_same_is_charged(row, target, text):
     assert sorted(map(float, ours.losses)) == pytest.approx(sorted(expected), rel=1e-6)
 
 
-SLOW = ("Bidirectional", "ConvLSTM2D", "GRU", "GroupQueryAttention", "LSTM")  # to compile
-
-
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.thorough] if name in SLOW else []) for name in ROWS]
+    "name", mostly_thorough(ROWS, "Dense", "DepthwiseConv2D", "Embedding", "SimpleRNN", "BatchNormalization")
 )
 def test_a_training_step_is_the_same(name):
     """Every target at once, each with another penalty: the gradients are those of Keras's formulas."""

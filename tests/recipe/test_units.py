@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 import shrinkage
+from cases import mostly_thorough
 from shrinkage import GroupLasso
 from shrinkage.errors import RecipeError
 from shrinkage.penalties import LiveStrength
@@ -82,7 +83,7 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", mostly_thorough(KERNELS, "Conv2DTranspose", "DepthwiseConv2D", "Dense"))
 @pytest.mark.parametrize("target", ["kernel", "unit"])
 def test_a_group_is_what_one_output_receives_in_every_layer(name, target):
     """Setting one group of weights to zero silences exactly one output, whatever the kernel's axes."""

@@ -94,6 +94,7 @@ def by_hand(bench, arm, strength, epochs, blobs):
 
 
 @pytest.mark.jax_only
+@pytest.mark.thorough
 def test_it_runs_the_programs_of_the_study(blobs, tmp_path, monkeypatch):
     from shrinkage.training.jax_lanes import Lanes
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cases import mostly_thorough
 from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, RunError, ShrinkageWarning, SpecError, TrainingError
 from shrinkage.study import runner
@@ -126,7 +127,7 @@ def vectorised(bench):
     return type(bench.loop).__name__ == "JaxLoop"
 
 
-@pytest.fixture(scope="session", params=["jax", pytest.param("keras", marks=pytest.mark.thorough)])
+@pytest.fixture(scope="session", params=mostly_thorough(("jax", "keras"), "jax"))
 def bench(request, blobs):
     """A study to run, by each loop: what is stored of it must not depend on the loop."""
     return runner.prepare(at_loop(request.param), blobs, allow_code=False)
@@ -626,7 +627,7 @@ def regression(n, rng, targets):
     return x, y[:, 0] if targets is None else y[:, :targets]
 
 
-@pytest.mark.parametrize("targets", [None, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("targets", mostly_thorough((None, 1), None))
 def test_regression(rng, tmp_path, targets):
     data = Data("line", *regression(60, rng, targets), *regression(20, rng, targets))
     bench = runner.prepare(small(training={"epochs": 2, "batch_size": 32, "metrics": ["mae"]}), data, False)

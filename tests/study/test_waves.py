@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cases import mostly_thorough
 from shrinkage.data import Data
 from shrinkage.errors import RunError, SpecError, TrainingError
 from shrinkage.recipe import Recipe
@@ -111,7 +112,7 @@ def test_only_cells_with_all_seeds_are_chosen(whole):
     assert all(cell.trials == 2 for cell in chosen)
 
 
-@pytest.mark.parametrize("after", [6, *(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 4, 9))])
+@pytest.mark.parametrize("after", mostly_thorough((1, 4, 6, 9), 6))
 def test_a_search_killed_after_any_trial_ends_with_the_same_bits(auto, whole, after, tmp_path):
     path, undisturbed = tmp_path / "run", whole[1]
     watch = Watch(after)
@@ -132,6 +133,7 @@ def test_a_finished_search_trains_nothing_again(auto, whole):
     assert found(auto, whole[0])[1] == before
 
 
+@pytest.mark.thorough
 def test_a_budget_of_trials_ends_the_search_and_still_gives_an_answer(auto, whole, blobs, tmp_path):
     bench, path, watch = prepared(blobs, budget=6), tmp_path / "run", Watch()
     summary = run(bench, path, watch)
@@ -274,6 +276,7 @@ def test_the_time_of_a_look_that_was_interrupted_counts(blobs, tmp_path, monkeyp
     assert json.loads((tmp_path / "run" / "search.json").read_text())["seconds"] == 300.0
 
 
+@pytest.mark.thorough
 def test_several_random_splits_explore_on_the_first_and_choose_on_the_others(blobs, tmp_path):
     bench = prepared(blobs, repeats=3, seeds=1, refit=False)
     summary = run(bench, tmp_path / "run")
@@ -310,7 +313,7 @@ def test_a_path_that_diverges_ends_there_with_an_answer(blobs, tmp_path):
 PATH = {**L2, "strengths": [1e-3, 1e-2, 0.1]}
 
 
-@pytest.mark.parametrize("loop", ["jax", pytest.param("keras", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("loop", mostly_thorough(("jax", "keras"), "jax"))
 def test_a_path_goes_on_from_the_weights_before(blobs, tmp_path, loop):
     training = {**FIELDS["training"], "epochs": 4, "loop": loop}
     bench = prepared(blobs, strategy="path", arms=[PATH], seeds=1, training=training)

@@ -134,10 +134,8 @@ def trainer():
     return Trainer(task(build, **changes))
 
 
-@pytest.mark.parametrize(
-    "name", [QUICK, *(pytest.param(n, marks=pytest.mark.thorough) for n in CASES if n != QUICK)]
-)
 @pytest.mark.thorough
+@pytest.mark.parametrize("name", CASES)
 def test_unrolled_steps_are_what_training_again_finds(name, request):
     build, changes = CASES[name]
     the = request.getfixturevalue("trainer") if name == QUICK else Trainer(task(build, **changes))

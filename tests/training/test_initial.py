@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
+from cases import mostly_thorough
 from shrinkage.errors import ModelError
 from shrinkage.training.initial import data_order, initialise, key, seed_dropout, with_fresh_names
 
@@ -130,7 +131,9 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", mostly_thorough(MODELS, "batch norm", "bidirectional", "composite", "careless", "functional")
+)
 def test_weights_are_a_function_of_the_seed(name: str) -> None:
     model = with_fresh_names(MODELS[name])
     first = drawn(model, 7)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from keras import layers
 
+from cases import mostly_thorough
+
 if keras.backend.backend() != "jax":
     pytest.skip("many trials in one program need JAX", allow_module_level=True)
 
@@ -119,9 +121,7 @@ def assert_close(found: dict[Lane, Result], expected: dict[Lane, Result], rel: f
 # --- parity with Keras's fit ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "build", [dense, *(pytest.param(build, marks=pytest.mark.thorough) for build in (conv, normed))]
-)
+@pytest.mark.parametrize("build", mostly_thorough((dense, conv, normed), dense))
 def test_the_same_curves_as_keras(build):
     lanes = [*LANES, Lane("l2", 1e-2, 1)]
     expected = trained(KerasLoop(task(build)), lanes)
@@ -164,13 +164,8 @@ OPTIMIZERS = sorted(
 )
 
 
-# Each has a state and a step of its own; every run of the tests takes a few, the thorough ones the rest.
-QUICK = ("Adam",)
-
-
-@pytest.mark.parametrize(
-    "name", [*QUICK, *(pytest.param(o, marks=pytest.mark.thorough) for o in OPTIMIZERS if o not in QUICK)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_same_curves_with_every_optimizer(name):
     assert len(OPTIMIZERS) >= 13
     the_task = task(optimizer=getattr(keras.optimizers, name)(), learning_rate=None)
@@ -235,6 +230,7 @@ def test_the_same_curves_and_zeros_with_proximal_steps(name):
         assert (sum(zeros) > 20) == (lane.arm != "none"), (lane, zeros)
 
 
+@pytest.mark.thorough
 def test_a_regression(rng):
     y = rng.normal(size=(ROWS, 2)).astype("float32")
     build = lambda: keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(2, name="head")])  # noqa: E731
@@ -314,7 +310,7 @@ def test_scores_are_those_of_keras():
 # --- bits -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [dense, conv, dropped])
+@pytest.mark.parametrize("build", mostly_thorough((dense, conv, dropped), dropped))
 def test_a_lanes_bits_depend_on_no_neighbour(build):
     choice = Choice(4)
     loop = JaxLoop(task(build), LANES, choice)

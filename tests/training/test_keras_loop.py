@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from cases import mostly_thorough
 from shrinkage.errors import ModelError, StrengthError
 from shrinkage.models import mlp
 from shrinkage.recipe import Recipe
@@ -410,7 +411,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", mostly_thorough(OPTIMIZERS, "lion", "muon", "overwritten average", "accumulating", "scaled")
+)
 def test_every_optimizer_begins_anew(name: str, backend: str) -> None:
     the_task = task(linear, optimizer=OPTIMIZERS[name], learning_rate=None, epochs=2)
     lane = Lane("l2", 0.01, 1)
