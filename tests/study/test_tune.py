@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -204,6 +205,8 @@ def test_floats_stay_a_regression_for_any_other_model_targets_or_loss():
     x, y = np.zeros((6, 3), "float32"), np.array([0.0, 1.0] * 3)
     data = Data("two", x, y, x, y)
     assert as_taken(data, ending_in("sigmoid"), "binary_crossentropy").classes == 2
+    column = replace(data, y_train=y[:, None], y_test=y[:, None])
+    assert as_taken(column, ending_in("sigmoid")).classes == 2
     assert as_taken(data, ending_in("sigmoid"), "mse").classes == 0
     assert as_taken(data, ending_in("linear")).classes == 0
     shares = Data("shares", x, y / 2, x, y / 2)

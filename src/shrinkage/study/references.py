@@ -81,7 +81,8 @@ def as_taken(data: Data, model: Any, loss: Any = "auto") -> Data:
     if data.is_image and data.x_train.dtype == np.uint8 and _scales_itself(model):
         data = replace(data, raw=True)
     if (loss == "auto" or is_crossentropy(loss)) and _tells_two_apart(data, model):
-        data = replace(data, y_train=data.y_train.astype(np.int32), y_test=data.y_test.astype(np.int32))
+        train, test = (np.ravel(y).astype(np.int32) for y in (data.y_train, data.y_test))
+        data = replace(data, y_train=train, y_test=test)
     return data
 
 
