@@ -35,7 +35,7 @@ WHEN_ASKED = {
     ("study/study.py", "shrinkage.report.html.write"),
 }
 
-OF_JAX = ("jax_forward", "jax_lanes", "jax_loop", "lowering")
+OF_JAX = ("jax_forward", "jax_lanes", "jax_loop", "jax_programs", "lowering")
 
 #: Where, and only where, a heavy or optional library may be imported.
 HOMES = {

@@ -34,6 +34,7 @@ from shrinkage.training.choose import (
 )
 from shrinkage.training.jax_lanes import Lanes
 from shrinkage.training.jax_loop import JaxLoop
+from shrinkage.training.jax_programs import Programs
 from shrinkage.training.keras_loop import KerasLoop
 from shrinkage.training.objective import resolve_objective
 from shrinkage.training.proximal import Proximal
@@ -437,17 +438,17 @@ def test_a_kill_of_programs_side_by_side_loses_no_bit(monkeypatch):
 
 
 def test_one_program_is_traced_once_for_all_threads(monkeypatch):
-    staged, stage = list[Any](), Lanes._stage
+    staged, stage = list[Any](), Programs._stage
 
     def counted(self: Any, key: Any, *rest: Any) -> None:
         staged.append((key[0], threading.current_thread() is threading.main_thread()))
         stage(self, key, *rest)
 
-    monkeypatch.setattr(Lanes, "_stage", counted)
+    monkeypatch.setattr(Programs, "_stage", counted)
     loop = JaxLoop(task(), LANES, Choice(1, at_once=4))
     trained(loop)
-    (programs,) = loop._made.values()
-    assert sorted(key[0] for key in programs._programs) == ["results", "test", "train", "train"]
+    (lanes,) = loop._made.values()
+    assert sorted(key[0] for key in lanes._programs._made) == ["results", "test", "train", "train"]
     assert all(main for _, main in staged)
 
 
@@ -510,8 +511,8 @@ def test_other_errors_pass(monkeypatch):
 def test_one_trace_serves_all_cohorts_and_epochs():
     loop = JaxLoop(task(), [Lane("l2", 10.0**-k, seed) for k in range(4) for seed in range(3)], Choice(4))
     trained(loop, loop.lanes)
-    (programs,) = loop._made.values()
-    names = [key[0] for key in programs._programs]
+    (lanes,) = loop._made.values()
+    names = [key[0] for key in lanes._programs._made]
     assert sorted(names) == ["results", "test", "train", "train"]  # full batches, and the short last one
 
 

@@ -144,7 +144,7 @@ class Training:
         """
         lanes, rows = self._trainer.lanes, self._trainer.rows
         cell = self._trainer.full(cell)
-        charged, directions = lanes.coefficients([cell]), lanes.directions(cell)
+        charged, directions = lanes.places.coefficients([cell]), lanes.directions(cell)
         held_out = list(cut(self._split.validation.astype(np.int32), _EVALUATION_BATCH))
         if isinstance(method, Implicit):
             if is_proximal(lanes.model.optimizer):

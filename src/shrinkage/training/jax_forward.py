@@ -47,10 +47,10 @@ class ForwardLanes(Lanes):
     def directions(self, cell: Cell) -> Arrays:
         """Return how the coefficients change with each log λ: rules × 1 × coefficients for place and kind."""
         ratios = np.array(cell.ratios)
-        rows = [self.coefficients([cell])]
+        rows = [self.places.coefficients([cell])]
         for rule in range(len(ratios)):  # coefficients are linear in each strength
             without = tuple(np.where(np.arange(len(ratios)) == rule, 0.0, ratios).tolist())
-            rows.append(self.coefficients([cell._replace(ratios=without)]))
+            rows.append(self.places.coefficients([cell._replace(ratios=without)]))
         return [np.stack([whole - part for part in parts]) for whole, *parts in zip(*rows, strict=True)]
 
     # --- unrolled ------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class ForwardLanes(Lanes):
     ) -> tuple[State, Arrays]:
         """Train all lanes on the batches of ``order`` (seeds × batches × rows), with the derivatives."""
         given = (charged, directions, rows, order, order.shape[1])
-        found: tuple[State, Arrays] = self._compiled("advance", self._advance, carried, *given)
+        found: tuple[State, Arrays] = self._programs.call("advance", self._advance, carried, *given)
         return found
 
     def _advance(
@@ -89,7 +89,7 @@ class ForwardLanes(Lanes):
     ) -> Any:
         """Return the data loss on ``orders`` (each batches × rows) and its derivatives, lane by lane."""
         given = (carried, charged, rows, list(orders))
-        return self._compiled("validated", self._validated, *given, donated=False)
+        return self._programs.call("validated", self._validated, *given, donated=False)
 
     def _validated(self, carried: tuple[State, Arrays], charged: Arrays, rows: Rows, orders: Any) -> Any:
         state, tangents = carried
@@ -134,7 +134,7 @@ class ForwardLanes(Lanes):
         axes = (None, None, None, None, None)
         lanes = jax.vmap(jax.vmap(self._implied, (0, 0, 1, *axes)), (0, None, None, *axes))
         given = (state, charged, directions, rows, list(train), list(validation), damping, iterations)
-        return self._compiled("implied", lanes, *given, donated=False)
+        return self._programs.call("implied", lanes, *given, donated=False)
 
     def _implied(
         self, state: State, charged: Arrays, directions: Arrays, rows: Rows, train: Any, validation: Any,

@@ -7,12 +7,8 @@ dropout's random state, coefficients of the penalties. The rest is one unmodifie
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -22,15 +18,13 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
-from shrinkage.penalties import Penalty
-from shrinkage.recipe import Plan, Term, bind, strip
-from shrinkage.recipe.place import keep_losses_apart
-from shrinkage.recipe.select import ACTIVITY, sites, weights
-from shrinkage.recipe.units import Coupled, Sum, Unit, coupling
+from shrinkage.recipe import strip
+from shrinkage.training.charged import Places
 from shrinkage.training.choose import Lowering
 from shrinkage.training.constraints import constrain
 from shrinkage.training.crew import Crew
 from shrinkage.training.initial import initialise, seed_dropout, with_fresh_names
+from shrinkage.training.jax_programs import Programs
 from shrinkage.training.keras_loop import OptimizerState, make_optimizer
 from shrinkage.training.lowering import lowered, traced
 from shrinkage.training.metrics import leaves
@@ -63,33 +57,6 @@ class State(NamedTuple):
     sums: Any
 
 
-_Key = tuple[tuple[str, str], ...]  # paths and targets that are charged together, mostly one
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What some arm charges: an output, a weight or a unit's weights; and the kinds of penalty there."""
-
-    key: _Key
-    holder: Any
-    unit: Unit | None
-    kinds: tuple[Penalty, ...]
-
-    @property
-    def attribute(self) -> str:
-        return "activity_regularizer" if self.key[0][1] == ACTIVITY else "regularizer"
-
-    @property
-    def at(self) -> tuple[int, str]:
-        """Where the charge is held; several places may share that, each for some of the arms."""
-        return id(self.holder), self.attribute
-
-    def charges(self, coefficients: Iterator[Any]) -> list[Any]:
-        """Return each kind with the next coefficients."""
-        penalties = [kind.holding(tuple(next(coefficients))) for kind in self.kinds]
-        return penalties if self.unit is None else [Coupled(penalty, self.unit) for penalty in penalties]
-
-
 class Lanes:
     """A task's model, compiled for lanes.
 
@@ -104,30 +71,27 @@ class Lanes:
     """
 
     def __init__(self, task: Task, lowering: Lowering, crew: Crew | None = None) -> None:
-        self.task, self.lowering, self._crew = task, lowering, crew or Crew()
-        self.model = with_fresh_names(task.build)
-        strip(self.model)
-        self._plans = {arm: bind(recipe, self.model) for arm, recipe in task.recipes.items()}
-        model = self.model
+        self.task, self.lowering = task, lowering
+        self.model = model = with_fresh_names(task.build)
+        strip(model)
+        self.places = Places(model, task.recipes)
         constrain(model, task.max_norm)
         optimizer = make_optimizer(task.optimizer, task.learning_rate, task.weight_decay)
         model.compile(optimizer=optimizer, loss=task.objective.loss, metrics=list(task.objective.metrics))
         measure_data_loss(model, smoothed(task.objective.loss, task.label_smoothing))
         model.optimizer.build(model.trainable_variables)
         model._symbolic_build(data_batch=task.batch(np.zeros(1, np.intp)))
-        self._places = _places(model, self._plans)
-        self._charged: dict[tuple[str, tuple[float, ...]], Mapping[_Key, Penalty | None]] = {}
         self._weights = [np.array(v) for v in model.weights]
         self._optimizer = OptimizerState(model)
         self._rate = _place_of_rate(model)
         self._metrics = [jnp.zeros_like(v.value) for v in model.metrics_variables]
-        self._programs: dict[Any, Future[Any]] = {}
+        self._programs = Programs(crew or Crew(), lowering.options)
         self._starts: dict[int, list[NDArray[Any]]] = {}
 
     def traced(self) -> tuple[int, int]:
         """Return how many costly equations a lane's forward pass has, and how many bytes a step takes."""
         state = State(*([v.value for v in part] for part in self._parts), jnp.zeros(3))  # type: ignore[call-arg]
-        charged = [c[0] for c in self.coefficients([Cell(next(iter(self._plans)), 1.0)])]
+        charged = [c[0] for c in self.places.coefficients([Cell(next(iter(self.task.recipes)), 1.0)])]
         rows = Rows(*map(jnp.asarray, self.task.batch(np.zeros(self.task.batch_size, np.intp))))
 
         def forward(state: State, charged: Arrays, rows: Rows) -> Any:
@@ -198,33 +162,6 @@ class Lanes:
         trainable, rest, optimizer = ([np.array(v)[None, None] for v in part] for part in self._parts)
         return State(trainable, rest, optimizer, np.zeros((1, 1, 3), np.float32))
 
-    def coefficients(self, cells: Sequence[Cell]) -> list[Any]:
-        """Return the penalties' coefficients: for each place and kind, an array of cells × coefficients.
-
-        An arm that has no such penalty there has zeros.
-        """
-        found = []
-        for place in self._places:
-            for kind in place.kinds:
-                rows = [self._numbers(cell, place, kind) for cell in cells]
-                found.append(np.array(rows, np.float32))
-        return found
-
-    def _numbers(self, cell: Cell, place: _Place, kind: Penalty) -> tuple[float, ...]:
-        penalty = self._penalties(cell).get(place.key)
-        if penalty is None or type(penalty) is not type(kind):
-            return (0.0,) * len(kind.names)
-        return (penalty.at(cell.strength) if penalty.varies else penalty).numbers()
-
-    def _penalties(self, cell: Cell) -> Mapping[_Key, Penalty | None]:
-        """Return what a cell's arm charges where, each rule's ratio in its penalty."""
-        key = cell.arm, cell.ratios
-        if key not in self._charged:
-            recipe = self.task.recipes[cell.arm].scaled(cell.ratios)
-            plan = bind(recipe, self.model) if cell.ratios else self._plans[cell.arm]
-            self._charged[key] = {_key(terms): terms[0].penalty for terms in plan.together()}
-        return self._charged[key]
-
     def weights_of(
         self, state: State, place: tuple[int, int], final: bool = True
     ) -> tuple[NDArray[Any], ...]:
@@ -260,28 +197,11 @@ class Lanes:
         """Return Keras's own objective (loss-scaled) and what it leaves behind, at these coefficients."""
         trainable, rest, metrics, optimizer = parts
         mode = nullcontext() if training else self.model._compile_loss.inference()
-        with self._charging(charged), mode:
+        with self.places.charging(charged), mode:
             found, (objective, outputs, rest, metrics) = self.model.compute_loss_and_updates(
                 trainable, rest, metrics, *rows, training=training, optimizer_variables=optimizer
             )
         return found, (objective, outputs, list(rest), list(metrics))
-
-    @contextmanager
-    def _charging(self, charged: Arrays) -> Iterator[None]:
-        """Charge the places while one lane is traced; the model itself has no penalties."""
-        coefficients = iter(charged)
-        parts: dict[tuple[int, str], list[Any]] = {}
-        for place in self._places:
-            parts.setdefault(place.at, []).extend(place.charges(coefficients))
-        for place in self._places:
-            setattr(place.holder, place.attribute, Sum(parts[place.at]))
-            if place.attribute != "regularizer":
-                keep_losses_apart(place.holder)
-        try:
-            yield
-        finally:
-            for place in self._places:
-                setattr(place.holder, place.attribute, None)
 
     def _gradients(self, state: State, charged: Arrays, rows: Rows) -> tuple[Arrays, Arrays, Any]:
         """Return the gradients, the non-trainable state and what is added to ``sums``."""
@@ -307,7 +227,7 @@ class Lanes:
             gradients, rest, sums = self._in_micro_batches(state, charged, rows, n // micro)
         else:
             gradients, rest, sums = self._gradients(state, charged, rows)
-        with self._charging(charged):  # a proximal optimizer asks the weights what they are charged
+        with self.places.charging(charged):  # a proximal optimizer asks the weights what they are charged
             trainable, optimizer = self.model.optimizer.stateless_apply(
                 state.optimizer, gradients, state.trainable
             )
@@ -353,7 +273,7 @@ class Lanes:
 
     def train(self, state: State, charged: Arrays, rows: Rows, order: Any, start: int, stop: int) -> State:
         """Train all lanes on the batches ``start`` to ``stop`` of ``order`` (seeds × batches × rows)."""
-        found: State = self._compiled("train", self._train, state, charged, rows, order, start, stop)
+        found: State = self._programs.call("train", self._train, state, charged, rows, order, start, stop)
         return found
 
     def _train(self, state: State, charged: Arrays, rows: Rows, order: Any, start: Any, stop: Any) -> State:
@@ -376,7 +296,7 @@ class Lanes:
     ) -> Arrays:
         """Update the metrics of all lanes on batches ``start`` to ``stop`` (``order``: batches × rows)."""
         parts = (state.trainable, state.non_trainable, charged, rows, order)
-        found: Arrays = self._compiled("test", self._test_many, metrics, *parts, start, stop)
+        found: Arrays = self._programs.call("test", self._test_many, metrics, *parts, start, stop)
         return found
 
     def _test_many(
@@ -395,78 +315,8 @@ class Lanes:
 
     def results(self, metrics: Arrays) -> Mapping[str, NDArray[Any]]:
         """Return every metric's value, seeds × cells."""
-        found = self._compiled("results", jax.vmap(jax.vmap(self._results)), metrics, donated=False)
+        found = self._programs.call("results", jax.vmap(jax.vmap(self._results)), metrics, donated=False)
         return {name: np.asarray(value) for name, value in found.items()}
-
-    def _compiled(self, name: str, function: Callable[..., Any], *args: Any, donated: bool = True) -> Any:
-        """Call a function, compiled once for these shapes; ``donated``: the first argument is used up."""
-        args = jax.tree.map(lambda a: np.int32(a) if isinstance(a, int) else a, args)
-        key = (name, tuple((a.shape, np.dtype(a.dtype)) for a in jax.tree.leaves(args)))
-        if key not in self._programs:
-            self._crew.here(partial(self._stage, key, function, args, donated))
-        try:
-            program = self._programs[key].result()
-        except Exception:  # too little memory, it may be: asked again, it is tried again
-            self._programs.pop(key, None)
-            raise
-        return program(*args)
-
-    def _stage(self, key: Any, function: Callable[..., Any], args: Any, donated: bool) -> None:
-        """Trace a function, and compile it in a thread, so that this one goes on answering signals."""
-        if key not in self._programs:  # another worker may have asked for it
-            staged = jax.jit(function, donate_argnums=(0,) if donated else ()).lower(*args)
-            self._programs[key] = _beside(partial(_compile, staged, self.lowering.options))
-
-
-def _compile(staged: Any, options: Mapping[str, Any]) -> Any:
-    try:
-        return staged.compile(compiler_options=dict(options))
-    except jax.errors.JaxRuntimeError as error:
-        if "option" not in str(error):
-            raise
-        return staged.compile()  # another version of XLA, which lacks one
-
-
-def _beside(work: Callable[[], Any]) -> Future[Any]:
-    """Do ``work`` in another thread."""
-    found: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            found.set_result(work())
-        except BaseException as error:  # raised where it is waited for
-            found.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return found
-
-
-def _key(terms: Sequence[Term]) -> _Key:
-    return tuple((term.path, term.target) for term in terms)
-
-
-def _places(model: Any, plans: Mapping[str, Plan]) -> tuple[_Place, ...]:
-    """Return every place that some arm charges; frozen weights are none, as Keras does not charge them."""
-    kinds: dict[_Key, dict[type[Penalty], Penalty]] = {}
-    names: dict[_Key, str] = {}
-    for plan in plans.values():
-        for terms in plan.together():
-            penalty = terms[0].penalty
-            if penalty is not None:
-                kinds.setdefault(_key(terms), {})[type(penalty)] = penalty
-                names[_key(terms)] = terms[0].unit
-    layer_at = {s.path: s.layer for s in sites(model)}
-    weight_at = {w.path: w for w in weights(model) if w.variable.trainable}
-    found = []
-    for key, each in kinds.items():
-        if key[0][1] == ACTIVITY:
-            found.append(_Place(key, layer_at[key[0][0]], None, tuple(each.values())))
-            continue
-        charged = [weight_at[path] for path, _ in key if path in weight_at]
-        if charged:
-            unit = coupling(names[key], charged, any(p.unitwise for p in each.values()))
-            found.append(_Place(key, charged[0].variable, unit, tuple(each.values())))
-    return tuple(found)
 
 
 def _place_of_rate(model: Any) -> int | None:

@@ -125,7 +125,7 @@ class JaxLoop:
         """Return ``data_loss`` and the metrics on (x, y), in inference mode, with these weights."""
         programs = self._programs()
         state = programs.holding(weights, lane.seed)
-        charged = programs.coefficients([lane.cell])
+        charged = programs.places.coefficients([lane.cell])
         rows = Rows(jnp.asarray(x), jnp.asarray(y))
         found = self._evaluate(state, charged, np.arange(len(x)), (1, 1), rows)
         return {name: float(value[0, 0]) for name, value in found.items()}
@@ -162,7 +162,7 @@ class JaxLoop:
     ) -> Callable[[], Leaves]:
         """Train a phase of a cohort; return what gets its state."""
         programs, here = self._programs(), self._crew.here
-        charged = jax.device_put(here(partial(programs.coefficients, cohort.cells)))
+        charged = jax.device_put(here(partial(programs.places.coefficients, cohort.cells)))
         if leaves is None:
             state = jax.device_put(here(partial(self._initial, cohort)))
         else:
@@ -298,7 +298,7 @@ class JaxLoop:
 
         def pace(_: int) -> float:
             state = jax.device_put(here(partial(programs.initial, cohort.seeds, cohort.cells)))
-            charged = jax.device_put(here(partial(programs.coefficients, cohort.cells)))
+            charged = jax.device_put(here(partial(programs.places.coefficients, cohort.cells)))
             state = jax.block_until_ready(programs.train(state, charged, rows, local, 0, 1))
             done, begun = 0, time.monotonic()
             while time.monotonic() - begun < _TRIED:
