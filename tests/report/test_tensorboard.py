@@ -11,7 +11,7 @@ import pytest
 
 from shrinkage.errors import RunError, ShrinkageError
 from shrinkage.report.tensorboard import TensorBoard, folders
-from shrinkage.study.runner import Observers, Silent
+from shrinkage.study.observers import Observers, Silent
 from shrinkage.study.study import Study
 
 

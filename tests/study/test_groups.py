@@ -14,7 +14,7 @@ from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, ShrinkageError
 from shrinkage.report.explain import explain
 from shrinkage.report.facts import facts
-from shrinkage.study import runner
+from shrinkage.study import observers, runner
 from shrinkage.study.arm import Arm
 from shrinkage.study.results import Results, frame, stored_trials
 from shrinkage.study.settings import Overrides, Training
@@ -52,7 +52,7 @@ class Crash(BaseException):
     """A kill, as seen from inside."""
 
 
-class CrashAt(runner.Silent):
+class CrashAt(observers.Silent):
     def __init__(self, count):
         self.left = count
 
@@ -65,7 +65,7 @@ class CrashAt(runner.Silent):
 def run(bench, path, observer=None):
     place = RunDirectory(path)
     with place.locked():
-        return runner.run(bench, place, observer or runner.Silent())
+        return runner.run(bench, place, observer or observers.Silent())
 
 
 def contents(bench, path):

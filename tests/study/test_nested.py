@@ -13,7 +13,7 @@ from shrinkage.data import Data
 from shrinkage.errors import SpecError
 from shrinkage.report.after import after
 from shrinkage.report.explain import AFTER, explain
-from shrinkage.study import runner
+from shrinkage.study import observers
 from shrinkage.study.final import Nested, Outer, Refit
 from shrinkage.study.nested import names, part
 from shrinkage.study.results import Results
@@ -33,7 +33,7 @@ L2 = {"name": "L2", "recipe": "Dense: kernel = l2(strength)", "strengths": [0.03
 WRITERS = np.repeat(np.arange(18), 5)  # of the 90 rows
 
 
-class Watch(runner.Silent):
+class Watch(observers.Silent):
     def __init__(self):
         self.lines, self.trials = [], 0
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from shrinkage.report.after import after
-from shrinkage.study import runner
+from shrinkage.study import observers, runner
 from shrinkage.study.final import Refit
 from shrinkage.study.notes import refit_note
 from shrinkage.study.refit import epochs_of, refit
@@ -48,7 +48,7 @@ class Crash(BaseException):
     """A kill, as seen from inside."""
 
 
-class Watch(runner.Silent):
+class Watch(observers.Silent):
     def __init__(self):
         self.lines = []
 

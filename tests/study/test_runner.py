@@ -19,7 +19,7 @@ import pytest
 from cases import mostly_thorough
 from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, RunError, ShrinkageWarning, SpecError, TrainingError
-from shrinkage.study import runner
+from shrinkage.study import observers, runner
 from shrinkage.study.compare import summarise
 from shrinkage.study.outcome import MARGIN
 from shrinkage.study.provenance import Provenance
@@ -54,7 +54,7 @@ class Crash(BaseException):
     """A kill, as seen from inside."""
 
 
-class Watch(runner.Silent):
+class Watch(observers.Silent):
     """Counts what happens, and crashes where it is told to."""
 
     def __init__(self, crash=lambda event, count: False):
@@ -92,7 +92,7 @@ def run(bench, path, watch=None):
     """Run a bench in a directory, as ``Study.run`` does."""
     place = RunDirectory(path)
     with place.locked():
-        return runner.run(bench, place, watch or runner.Silent())
+        return runner.run(bench, place, watch or observers.Silent())
 
 
 def table(bench, path):
@@ -758,7 +758,7 @@ def test_selection_never_sees_test_data(expected):
 
 def test_several_observers_are_told_the_same(bench, tmp_path):
     one, other = Watch(), Watch()
-    run(bench, tmp_path, runner.Observers(one, other))
+    run(bench, tmp_path, observers.Observers(one, other))
     assert one.events == other.events
     assert one.lines == other.lines
     assert (one.total, one.done) == (other.total, other.done) == (len(bench.trials), 0)
@@ -766,7 +766,7 @@ def test_several_observers_are_told_the_same(bench, tmp_path):
 
 
 def test_a_reader_of_the_progress_who_goes_is_no_failure_of_the_training(bench, tmp_path):
-    class Gone(runner.Silent):
+    class Gone(observers.Silent):
         def epoch(self, record):
             raise BrokenPipeError
 

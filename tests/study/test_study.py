@@ -17,7 +17,7 @@ from cases import mostly_thorough
 from shrinkage.data import Data, load_data
 from shrinkage.data.build import KEYS
 from shrinkage.errors import DataError, ModelError, RunError, ShrinkageError, SpecError
-from shrinkage.study.runner import Silent
+from shrinkage.study.observers import Silent
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.study import Study
 from shrinkage.training.initial import with_fresh_names

@@ -16,7 +16,7 @@ from shrinkage.data import Data
 from shrinkage.errors import RunError, SpecError, TrainingError
 from shrinkage.recipe import Recipe
 from shrinkage.report.facts import facts
-from shrinkage.study import notes, runner, waves
+from shrinkage.study import notes, observers, runner, waves
 from shrinkage.study.descents import STEPS
 from shrinkage.study.design import Trial
 from shrinkage.study.results import Results, frame
@@ -40,7 +40,7 @@ class Crash(BaseException):
     """A kill, as seen from inside."""
 
 
-class Watch(runner.Silent):
+class Watch(observers.Silent):
     """Notes what happens, and crashes after so many trials."""
 
     def __init__(self, crash_after: int | None = None) -> None:

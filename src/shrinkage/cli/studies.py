@@ -148,7 +148,7 @@ def _train(
     from shrinkage.report.json_lines import JsonLines
     from shrinkage.report.live import Live
     from shrinkage.report.tensorboard import TensorBoard
-    from shrinkage.study.runner import Observers
+    from shrinkage.study.observers import Observers
 
     if isinstance(context.obj, Ending):
         context.obj.words = "stopped. Finished trials are kept; run the same command again to go on."

@@ -27,7 +27,7 @@ _LINES = 20  # about as many lines on trials are put into a notebook
 
 
 class Live:
-    """Shows a run while it goes; see :class:`shrinkage.study.runner.Observer`.
+    """Shows a run while it goes; see :class:`shrinkage.study.observers.Observer`.
 
     Parameters
     ----------

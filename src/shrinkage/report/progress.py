@@ -80,7 +80,7 @@ class _Track:
 class Progress:
     """The state of a run: counts, the best cell so far, curves of what runs, why trials ended, time left.
 
-    It takes the events of an :class:`shrinkage.study.runner.Observer`, and shows nothing.
+    It takes the events of an :class:`shrinkage.study.observers.Observer`, and shows nothing.
 
     Attributes
     ----------

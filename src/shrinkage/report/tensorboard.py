@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shrinkage.errors import RunError, ShrinkageError
-from shrinkage.study.runner import Silent
+from shrinkage.study.observers import Silent
 from shrinkage.study.spec import StudySpec
 from shrinkage.training.task import Lane, Record
 

@@ -22,7 +22,7 @@ from shrinkage.training.saved import load_model
 from shrinkage.training.task import Split
 
 if TYPE_CHECKING:
-    from shrinkage.study.runner import Observer
+    from shrinkage.study.observers import Observer
     from shrinkage.study.study import Study
 
 #: What an outer part does not take from the study: it has data of its own, and is nested no further.

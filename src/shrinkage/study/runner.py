@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import pandas as pd
@@ -19,6 +19,7 @@ from shrinkage.study import design, notes, selection
 from shrinkage.study.descents import Descents
 from shrinkage.study.design import Trial
 from shrinkage.study.groups import Groups
+from shrinkage.study.observers import Observer
 from shrinkage.study.outcome import conclude
 from shrinkage.study.provenance import is_noted, noted
 from shrinkage.study.references import ModelSource
@@ -31,88 +32,9 @@ from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_
 from shrinkage.study.summary import Summary
 from shrinkage.study.waves import Log, Search, check_budget, named_failures
 from shrinkage.training.objective import Objective, best_guess
-from shrinkage.training.task import Loop, Record, Result, Task
+from shrinkage.training.task import Loop, Result, Task
 
 _PRUNED = 8  # full cells whose weights may pile up; to tell which arm leads takes a while
-
-
-class Observer(Protocol):
-    """Who watches a run: the progress display, a log, a test."""
-
-    def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
-        """Trials are about to be trained, ``total`` in all; ``found`` are those finished before.
-
-        Each of these has its ``arm, strength, seed, fold, state`` and the values of the epoch that counts.
-        """
-
-    def say(self, line: str) -> None:
-        """Something worth one line."""
-
-    def more(self, total: int, why: str) -> None:
-        """Take note that the search goes on: ``total`` trials in all now, the new ones for ``why``."""
-
-    def epoch(self, record: Record) -> None:
-        """Take note of an epoch of a trial that has ended."""
-
-    def trial(self, trial: Trial, result: Result) -> None:
-        """Take note of a trial that has ended and is stored."""
-
-
-class Silent:
-    """An observer that shows nothing: a base for one that shows a part."""
-
-    def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
-        """Show nothing."""
-
-    def say(self, line: str) -> None:
-        """Show nothing."""
-
-    def more(self, total: int, why: str) -> None:
-        """Show nothing."""
-
-    def epoch(self, record: Record) -> None:
-        """Show nothing."""
-
-    def trial(self, trial: Trial, result: Result) -> None:
-        """Show nothing."""
-
-
-class Observers:
-    """Several observers as one.
-
-    Parameters
-    ----------
-    each
-        Told of everything, in this order.
-    """
-
-    def __init__(self, *each: Observer) -> None:
-        self._each = each
-
-    def begin(self, spec: StudySpec, total: int, found: Sequence[Mapping[str, Any]]) -> None:
-        """Tell each."""
-        for observer in self._each:
-            observer.begin(spec, total, found)
-
-    def say(self, line: str) -> None:
-        """Tell each."""
-        for observer in self._each:
-            observer.say(line)
-
-    def more(self, total: int, why: str) -> None:
-        """Tell each."""
-        for observer in self._each:
-            observer.more(total, why)
-
-    def epoch(self, record: Record) -> None:
-        """Tell each."""
-        for observer in self._each:
-            observer.epoch(record)
-
-    def trial(self, trial: Trial, result: Result) -> None:
-        """Tell each."""
-        for observer in self._each:
-            observer.trial(trial, result)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from shrinkage.errors import RunError, SpecError
 from shrinkage.study import runner
 from shrinkage.study.inputs import STORED_MODEL, as_data, materialised, name_of_groups, reference
 from shrinkage.study.nested import names, run_nested
+from shrinkage.study.observers import Observer, Silent
 from shrinkage.study.references import load_study_data
 from shrinkage.study.results import Results, frame
-from shrinkage.study.runner import Observer, Silent
 from shrinkage.study.spec import StudySpec, resolved
 from shrinkage.study.storage import RunDirectory, TrialStore
 from shrinkage.study.summary import Summary
@@ -203,7 +203,7 @@ class Study:
         allow_code
             Whether ``module:function`` references outside this package may be imported.
         observer
-            Told what happens; see :class:`shrinkage.study.runner.Observer`. ``shrinkage.report.live.Live``
+            Told what happens; see :class:`shrinkage.study.observers.Observer`. ``shrinkage.report.live.Live``
             shows it; without an observer nothing is shown.
 
         Returns

@@ -14,7 +14,7 @@ import keras
 from shrinkage.errors import ModelError, RunError, ShrinkageWarning, SpecError, did_you_mean
 from shrinkage.penalties import get_penalty
 from shrinkage.recipe import Rule
-from shrinkage.study.runner import Observer
+from shrinkage.study.observers import Observer
 from shrinkage.study.study import Study
 from shrinkage.study.summary import Summary
 from shrinkage.training.saved import load_model

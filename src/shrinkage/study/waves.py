@@ -18,6 +18,7 @@ from shrinkage.study import design
 from shrinkage.study.design import Trial
 from shrinkage.study.final import Asked, Searched
 from shrinkage.study.groups import reason
+from shrinkage.study.observers import Observer
 from shrinkage.study.search import strategy
 from shrinkage.study.space import Cell, Down, Seen, Step, Unit
 from shrinkage.study.spec import StudySpec, seconds
@@ -26,7 +27,7 @@ from shrinkage.study.words import duration
 from shrinkage.training.task import Result, Wave
 
 if TYPE_CHECKING:
-    from shrinkage.study.runner import Bench, Observer
+    from shrinkage.study.runner import Bench
 
 now = time.monotonic
 
