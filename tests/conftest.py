@@ -260,10 +260,12 @@ def store_study() -> Callable[..., Any]:
     """
     from shrinkage.study import design
     from shrinkage.study.compare import summarise
+    from shrinkage.study.directory import RunDirectory
+    from shrinkage.study.files import write_json, write_text
     from shrinkage.study.results import frame
     from shrinkage.study.selection import cells, select
     from shrinkage.study.spec import StudySpec
-    from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
+    from shrinkage.study.storage import TrialStore
     from shrinkage.study.study import Study
 
     def figures(trial: Any, classification: bool) -> dict[str, float]:

@@ -29,8 +29,8 @@ from sklearn.datasets import load_digits
 from shrinkage.cli.steps import file_name
 from shrinkage.models import mlp
 from shrinkage.report.explain import explain, wrapped
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.results import Results
-from shrinkage.study.storage import RunDirectory
 from shrinkage.study.study import Study
 from shrinkage.training.saved import load_model
 

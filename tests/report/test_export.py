@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from shrinkage.errors import RunError
 from shrinkage.report.export import exported
 from shrinkage.study.design import Trial
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import write_text
 from shrinkage.study.results import Results, stored_curves, stored_trials
-from shrinkage.study.storage import RunDirectory, TrialStore, write_text
+from shrinkage.study.storage import TrialStore
 
 NAN = float("nan")
 NAMES = ["none", "=1+1", "+x", "-y", "@z", 'a,"b"', "two\nlines", "NA", "λ é ✓"]

@@ -19,10 +19,10 @@ from shrinkage.recipe import Recipe, strip
 from shrinkage.report.html import render
 from shrinkage.study import examine
 from shrinkage.study.design import Trial
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.evidence import Evidence
 from shrinkage.study.provenance import Provenance, noted
 from shrinkage.study.results import Results
-from shrinkage.study.storage import RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
 

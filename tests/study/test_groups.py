@@ -16,10 +16,11 @@ from shrinkage.report.explain import explain
 from shrinkage.report.facts import facts
 from shrinkage.study import observers, runner
 from shrinkage.study.arm import Arm
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.results import Results, frame, stored_trials
 from shrinkage.study.settings import Overrides, Training
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.storage import TrialStore
 from shrinkage.training.many import ManyLoops
 from shrinkage.training.task import Lane, Task, Wave
 

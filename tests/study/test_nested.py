@@ -14,13 +14,14 @@ from shrinkage.errors import SpecError
 from shrinkage.report.after import after
 from shrinkage.report.explain import AFTER, explain
 from shrinkage.study import observers
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.final import Nested, Outer, Refit
 from shrinkage.study.nested import names, part
 from shrinkage.study.results import Results
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.splits import outer_splits
 from shrinkage.study.stats import estimate
-from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.storage import TrialStore
 from shrinkage.study.study import Study
 from shrinkage.training.task import Split
 

@@ -12,8 +12,8 @@ import pytest
 from shrinkage.errors import RunError
 from shrinkage.report.terminal import arms_table
 from shrinkage.study import runner
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.results import frame
-from shrinkage.study.storage import RunDirectory
 from shrinkage.study.study import Study
 
 ARMS = [

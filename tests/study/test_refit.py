@@ -13,13 +13,14 @@ import pytest
 
 from shrinkage.report.after import after
 from shrinkage.study import observers, runner
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.final import Refit
 from shrinkage.study.notes import refit_note
 from shrinkage.study.refit import epochs_of, refit
 from shrinkage.study.results import Results
 from shrinkage.study.selection import cells
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.storage import TrialStore
 from shrinkage.training.choose import make_loop
 from shrinkage.training.task import Lane, Split
 

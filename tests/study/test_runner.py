@@ -21,12 +21,13 @@ from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, RunError, ShrinkageWarning, SpecError, TrainingError
 from shrinkage.study import observers, runner
 from shrinkage.study.compare import summarise
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.outcome import MARGIN
 from shrinkage.study.provenance import Provenance
 from shrinkage.study.results import SIZES, Results, frame
 from shrinkage.study.selection import cells, select
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.storage import TrialStore
 from shrinkage.study.summary import Summary
 
 # Keras turns its variables into arrays in a way that NumPy 2 deprecates.

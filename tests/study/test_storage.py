@@ -17,14 +17,9 @@ import pytest
 
 from shrinkage.errors import RunError
 from shrinkage.study.design import Trial
-from shrinkage.study.storage import (
-    RunDirectory,
-    TrialStore,
-    save_model,
-    write_atomically,
-    write_json,
-    write_text,
-)
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import save_model, write_atomically, write_json, write_text
+from shrinkage.study.storage import TrialStore
 
 NAN = float("nan")
 FACTS = {"data": "d", "model": "m", "backend": "jax"}
@@ -113,7 +108,9 @@ KILLS = """
 import json, os, pathlib, random, signal, sys, time
 from types import SimpleNamespace
 from shrinkage.errors import RunError
-from shrinkage.study.storage import RunDirectory, TrialStore, write_json
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import write_json
+from shrinkage.study.storage import TrialStore
 
 folder, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 rng = random.Random(seed)
@@ -315,7 +312,7 @@ def test_clearing_ends_with_the_file_that_says_what_it_is(place, monkeypatch):
         (place.path / "inputs").mkdir()
         place.write_curve(trial(0), [{"epoch": 1, "loss": 1.0}])
     removed = []
-    monkeypatch.setattr("shrinkage.study.storage._remove", lambda path: removed.append(path.name))
+    monkeypatch.setattr("shrinkage.study.directory.remove", lambda path: removed.append(path.name))
     place.clear()
     # Killed in between, it is resumed from the start, or cleared again; never taken for a foreign one.
     assert removed[0] == "study.db"

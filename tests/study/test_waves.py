@@ -19,10 +19,11 @@ from shrinkage.report.facts import facts
 from shrinkage.study import notes, observers, runner, waves
 from shrinkage.study.descents import STEPS
 from shrinkage.study.design import Trial
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.results import Results, frame
 from shrinkage.study.search import strategy
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.storage import TrialStore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),

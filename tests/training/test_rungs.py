@@ -269,7 +269,7 @@ if keras.backend.backend() == "jax":
 def test_half_precision_waits_on_a_rung_too(name, tmp_path):
     if name == "keras":
         pytest.skip("the vectorised loop's state alone can have another type than float32")
-    from shrinkage.study.storage import Checkpoints
+    from shrinkage.study.directory import Checkpoints
 
     def half() -> Any:
         parts = [keras.Input((5,)), layers.Dense(4, "relu", dtype="bfloat16"), layers.Dense(3, "softmax")]

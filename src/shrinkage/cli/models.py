@@ -82,7 +82,7 @@ def apply(
     from shrinkage.recipe import Recipe
     from shrinkage.recipe import apply as put
     from shrinkage.recipe import describe as tell
-    from shrinkage.study.storage import save_model
+    from shrinkage.study.files import save_model
     from shrinkage.training.saved import load_model
 
     rules = Recipe(recipe)
@@ -114,7 +114,7 @@ def compact(
     _check_output(output, force)
     load_keras()
     from shrinkage.compact import compact as make_compact
-    from shrinkage.study.storage import save_model
+    from shrinkage.study.files import save_model
 
     loaded, samples = _model_and_data(model, data, label, data_dir, allow_code)
     with _together(model, data):

@@ -86,8 +86,8 @@ def export(
         keep_existing(output, force)
 
     # Not before nothing is left to refuse, for these import pandas and Optuna.
+    from shrinkage.study.files import write_bytes
     from shrinkage.study.results import stored_curves, stored_trials
-    from shrinkage.study.storage import write_bytes
 
     table = stored_curves(run) if what == "curves" else stored_trials(run).drop(columns="key")
     content = exported(table, form)

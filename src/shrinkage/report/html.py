@@ -27,9 +27,9 @@ from shrinkage.report.facts import facts
 from shrinkage.report.rows import ArmRow, CurveRow, Facts
 from shrinkage.study import words
 from shrinkage.study.evidence import ArmEvidence
+from shrinkage.study.files import write_text
 from shrinkage.study.results import Results
 from shrinkage.study.stats import Estimate
-from shrinkage.study.storage import write_text
 
 _MOST_CELLS = 150  # whose learning curves are in the file; else those of chosen strengths alone
 _MOST_CLASSES = 40  # of a confusion matrix that is shown as a table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from shrinkage.study.files import write_atomically
 from shrinkage.study.summary import Summary
 
 if TYPE_CHECKING:
@@ -137,16 +137,11 @@ def side_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]
 
 
 def write_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write beside ``path`` and move into place, so that a reader never meets half a figure."""
+    """Write a figure, of which a reader never meets a half."""
     target = Path(path)
     kind = target.suffix.lstrip(".").lower() or "png"
-    part = target.with_name(f".{uuid.uuid4().hex}.part")
     # Without a version and a date, equal studies give equal files.
     unstamped = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
     metadata = {unstamped[kind]: None} if kind in unstamped else {}
-    try:
-        figure.savefig(part, format=kind, dpi=DPI, metadata=metadata)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(target, lambda file: figure.savefig(file, format=kind, dpi=DPI, metadata=metadata))
     return target

@@ -13,10 +13,11 @@ import numpy as np
 from shrinkage.data import Data
 from shrinkage.data.build import KEYS, build_data
 from shrinkage.errors import ModelError, RunError, ShrinkageError, SpecError
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import save_model, write_atomically
 from shrinkage.study.references import architecture, check_fit, load_study_data, same_weights
 from shrinkage.study.runner import refuse_another
 from shrinkage.study.spec import StudySpec, resolved
-from shrinkage.study.storage import RunDirectory, save_model, write_atomically
 from shrinkage.training.initial import with_fresh_names
 from shrinkage.training.saved import load_model
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from shrinkage.data import Data
 from shrinkage.study import splits
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import write_json
 from shrinkage.study.final import Nested, Outer, Refit
 from shrinkage.study.records import as_json
 from shrinkage.study.spec import StudySpec
 from shrinkage.study.stats import estimate
-from shrinkage.study.storage import RunDirectory, write_json
 from shrinkage.study.words import at_strength
 from shrinkage.training.saved import load_model
 from shrinkage.training.task import Split

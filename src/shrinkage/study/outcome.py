@@ -14,14 +14,15 @@ from shrinkage.recipe import Recipe, apply, strip
 from shrinkage.study import examine, notes
 from shrinkage.study.compare import summarise
 from shrinkage.study.design import Trial
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.evidence import Evidence
+from shrinkage.study.files import save_model, write_json
 from shrinkage.study.final import Searched
 from shrinkage.study.records import as_json
 from shrinkage.study.refit import Refitted, epochs_of, refit
 from shrinkage.study.resampling import Resampling
 from shrinkage.study.results import frame
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.storage import RunDirectory, save_model, write_json
 from shrinkage.study.summary import Summary
 from shrinkage.training.constraints import constrain
 from shrinkage.training.initial import with_fresh_names

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import write_json
 from shrinkage.study.records import as_json, from_json
-from shrinkage.study.storage import RunDirectory, write_json
 
 _PACKAGES = ("shrinkage", "keras", "jax", "tensorflow", "torch", "numpy", "scikit-learn", "optuna", "pandas")
 

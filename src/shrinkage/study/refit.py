@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from shrinkage.study import design
 from shrinkage.study.design import Trial
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.final import Refit
-from shrinkage.study.storage import RunDirectory
 from shrinkage.study.words import at_strength, count
 from shrinkage.training.task import Loop, Split
 

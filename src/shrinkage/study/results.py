@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import RunError
 from shrinkage.study.arm import BASELINE
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.evidence import Evidence
 from shrinkage.study.final import Nested, Refit, Searched
 from shrinkage.study.provenance import Provenance
 from shrinkage.study.selection import on_units
-from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.storage import TrialStore
 from shrinkage.study.summary import Summary
 
 #: What a frame says of the size of a trial's model, in order.

@@ -18,6 +18,8 @@ from shrinkage.errors import DataError, RunError
 from shrinkage.study import design, notes, selection
 from shrinkage.study.descents import Descents
 from shrinkage.study.design import Trial
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import write_json, write_text
 from shrinkage.study.groups import Groups
 from shrinkage.study.observers import Observer
 from shrinkage.study.outcome import conclude
@@ -28,7 +30,7 @@ from shrinkage.study.search import strategy
 from shrinkage.study.sizes import Sizes
 from shrinkage.study.space import Cell, Space, Unit
 from shrinkage.study.spec import StudySpec
-from shrinkage.study.storage import RunDirectory, TrialStore, write_json, write_text
+from shrinkage.study.storage import TrialStore
 from shrinkage.study.summary import Summary
 from shrinkage.study.waves import Log, Search, check_budget, named_failures
 from shrinkage.training.objective import Objective, best_guess

@@ -16,13 +16,14 @@ import pandas as pd
 from shrinkage.data import Data
 from shrinkage.errors import RunError, SpecError
 from shrinkage.study import runner
+from shrinkage.study.directory import RunDirectory
 from shrinkage.study.inputs import STORED_MODEL, as_data, materialised, name_of_groups, reference
 from shrinkage.study.nested import names, run_nested
 from shrinkage.study.observers import Observer, Silent
 from shrinkage.study.references import load_study_data
 from shrinkage.study.results import Results, frame
 from shrinkage.study.spec import StudySpec, resolved
-from shrinkage.study.storage import RunDirectory, TrialStore
+from shrinkage.study.storage import TrialStore
 from shrinkage.study.summary import Summary
 from shrinkage.study.table import plan_html
 

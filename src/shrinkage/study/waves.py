@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from shrinkage.errors import ShrinkageError, SpecError, TrainingError
 from shrinkage.study import design
 from shrinkage.study.design import Trial
+from shrinkage.study.directory import RunDirectory
+from shrinkage.study.files import write_json
 from shrinkage.study.final import Asked, Searched
 from shrinkage.study.groups import reason
 from shrinkage.study.observers import Observer
 from shrinkage.study.search import strategy
 from shrinkage.study.space import Cell, Down, Seen, Step, Unit
 from shrinkage.study.spec import StudySpec, seconds
-from shrinkage.study.storage import RunDirectory, TrialStore, write_json
+from shrinkage.study.storage import TrialStore
 from shrinkage.study.words import duration
 from shrinkage.training.task import Result, Wave
 
