@@ -602,7 +602,7 @@ def test_folds(blobs, tmp_path):
     frame = table(bench, tmp_path / "run")
     assert list(zip(frame["seed"], frame["fold"], strict=True)) == list(itertools.product([1, 2], range(3)))
     assert frame["val_data_loss"].nunique() == frame["test_data_loss"].nunique() == 6
-    assert (summary.over, summary.folds, summary.one_split) == ("folds", 3, False)
+    assert (summary.over, summary.folds) == ("folds", 3)
     assert summary.train_test_ratio == pytest.approx(30 / 60)
     place = RunDirectory(tmp_path / "run")
     for trial in bench.trials:  # every fold is validated on its own rows
