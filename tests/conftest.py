@@ -315,8 +315,11 @@ def store_study() -> Callable[..., Any]:
             })  # fmt: skip
             table = frame(names, kept.finished(), place.test_scores())
             summary = summarise(
-                table, place.curves(list(table["key"])), baseline="none", classification=classification,
-            )  # fmt: skip
+                table,
+                place.curves(list(table["key"])),
+                baseline="none",
+                classification=classification,
+            )
             write_json(place.summary, summary.to_json())
         return Study.load(directory)
 

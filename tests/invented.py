@@ -89,8 +89,11 @@ def results(
         frame.loc[len(frame) - 1, "state"] = "diverged"
         frame.loc[frame["strength"] == cells[1][1], "state"] = "stopped"
     summary = summarise(
-        frame, curves, baseline="none", classification=True,
-    )  # fmt: skip
+        frame,
+        curves,
+        baseline="none",
+        classification=True,
+    )
     found = Results(
         directory=Path(words.directory),
         study=_study(words, names),

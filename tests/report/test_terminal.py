@@ -38,8 +38,11 @@ def summary_of(best=("l2",), *, seeds=5, classification=True, diverged=(), names
         rows.append({**key, "state": state, "epochs": 3, **values, **measured})
         curves += [{**key, "epoch": epoch, **values} for epoch in (1, 2, 3)]
     return summarise(
-        pd.DataFrame(rows), pd.DataFrame(curves), baseline="none", classification=classification,
-    )  # fmt: skip
+        pd.DataFrame(rows),
+        pd.DataFrame(curves),
+        baseline="none",
+        classification=classification,
+    )
 
 
 def printed(renderable, width=160, **kwargs):

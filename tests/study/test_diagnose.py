@@ -281,8 +281,11 @@ def test_any_curve_gets_one_status_and_one_sentence(values, seeds, early_stoppin
 def test_the_summary_carries_the_diagnoses():
     curves = pd.concat([curves_of("none", "turned"), curves_of("l2", "good", strength=0.1)])
     summary = summarise(
-        trials_of(curves), curves, baseline="none", classification=False,
-    )  # fmt: skip
+        trials_of(curves),
+        curves,
+        baseline="none",
+        classification=False,
+    )
     assert {arm.arm: arm.diagnosis.status for arm in summary.arms} == {"none": "overfit", "l2": "good"}
     assert summary.to_json()["arms"][0]["diagnosis"]["status"] == "overfit"
 

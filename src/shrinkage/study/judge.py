@@ -77,8 +77,8 @@ def _verdict(test: PairedTest, p_holm: float, p_equivalent: float, higher_is_bet
     return "equivalent" if p_equivalent < ALPHA else "no difference"
 
 
-def correction(train_test_ratio: float, over: Over, *, tuned: bool) -> float | None:
-    """Return n_test/n_train as the variance of differences takes it; None where no splits are resampled.
+def correction(train_test_ratio: float, over: Over, *, tuned: bool) -> float:
+    """Return n_test/n_train as the variance of differences takes it.
 
     Parameters
     ----------
@@ -94,8 +94,6 @@ def correction(train_test_ratio: float, over: Over, *, tuned: bool) -> float | N
     >>> correction(0.25, "folds", tuned=True), correction(0.25, "splits", tuned=True)
     (0.25, 0.5)
     """
-    if over == "seeds":
-        return None
     return train_test_ratio * (_SHARED if over == "splits" and tuned else 1.0)
 
 
