@@ -200,6 +200,16 @@ def test_a_stopped_cell_takes_no_part_but_was_tried():
     assert any(note.startswith("4 of 8 trials were stopped at a rung") for note in summary.notes)
 
 
+def test_a_cell_that_diverged_and_was_stopped_is_counted_once():
+    frame = trials({"l2": {0.1: [0.5, 0.5], 0.2: [0.4, 0.4], 0.3: [NAN, 0.4], 0.4: [NAN, 0.4]}}, seeds=2)
+    frame.loc[(frame["strength"] >= 0.2) & (frame["seed"] == 1), "state"] = "stopped"
+    (found,) = summarise(frame, None, baseline=None, classification=True).arms
+    assert (found.selection.stopped, found.selection.ineligible) == (1, 2)
+    assert "l2: 1 strength was stopped at a rung; the chosen and the 1-SE strength are of the 1 " in str(
+        found.notes
+    )
+
+
 def test_an_arm_whose_every_cell_diverged_has_no_choice():
     choice = choice_of({0.1: [NAN, 1.0, 1.0], 0.2: [NAN] * 3})
     assert (choice.chosen, choice.strength, choice.one_se, choice.edge, choice.ineligible) == (
@@ -511,6 +521,13 @@ def test_the_same_results_give_p_one_and_say_so():
     )
 
 
+def test_scores_that_are_no_finite_numbers_ask_for_no_more_seeds():
+    frame = trials({"none": {None: [1.0] * 3}, "l2": {0.1: [0.9] * 3}}, test_data_loss=NAN)
+    summary = summarise(frame, None, baseline="none", classification=False)
+    said = "for now; what it scored on test data is no finite number, which tells nothing."
+    assert summary.headline[-1] == f"So: take l2 at λ = 0.1 {said}"
+
+
 def test_no_baseline_choice_no_differences():
     frame = trials({"none": {None: [NAN] * 3}, "l2": {0.1: [1.0] * 3}}, test_accuracy=0.9)
     assert compared(frame) == {}
@@ -687,6 +704,20 @@ def test_a_strength_that_was_explored_on_fewer_seeds_can_not_be_chosen():
         (False, True),
     ]
     assert "1 cell was explored on fewer seeds only, and can't be chosen." in summary.notes
+
+
+def test_a_strength_that_diverged_where_the_range_was_looked_for_is_counted_as_such():
+    frame = trials({"none": {None: [1.0] * 3}, "l2": {0.1: [0.5] * 3}})
+    looked = trials({"l2": {0.1: [0.5], 1.0: [NAN], 10.0: [NAN], 0.01: [0.7]}}, seeds=1)
+    found = summarise(frame, None, baseline="none", classification=True, explored=looked)
+    choice = found.arm("l2").selection
+    assert (len(choice.strengths), choice.ineligible, choice.partial) == (4, 2, 1)
+    assert found.arm("l2").notes[0] == "l2: 2 of 7 trials diverged; 2 cells could not be chosen for it."
+    assert "1 cell was explored on fewer seeds only, and can't be chosen." in found.notes
+    one = summarise(
+        frame, None, baseline="none", classification=True, explored=looked.assign(strength=0.1)[1:2]
+    )
+    assert one.arm("l2").notes[0] == "l2: 1 of 4 trials diverged; where the range was looked for."
 
 
 def test_an_arm_that_was_only_explored_has_no_choice_and_did_not_diverge():

@@ -98,6 +98,19 @@ def test_each_part_is_a_study_of_the_others_that_is_scored_on_it(finished, group
 
 
 @pytest.mark.thorough
+def test_zeros_and_ones_of_a_sigmoid_are_stratified_as_the_classes_that_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)).astype("float32"), np.zeros(60, "float32")
+    y[rng.permutation(60)[:6]] = 1.0
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "sigmoid")])
+    made = Study(model, (x, y, x, y), arms=[], seeds=1, nested=3, refit=False, training={"epochs": 1})
+    made.run(tmp_path / "run")
+    for fold in range(3):
+        with np.load(tmp_path / "run" / "nested" / f"fold-{fold}" / "inputs" / "data.npz") as data:
+            assert (data["y_train"].sum(), data["y_test"].sum()) == (4, 2)
+
+
+@pytest.mark.thorough
 def test_a_part_that_is_poisoned_changes_nothing_but_its_scores(finished, grouped, tmp_path):
     path, made, _ = finished
     split = outer_splits(made.spec, grouped.y_train, WRITERS)[0]

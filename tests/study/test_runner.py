@@ -648,6 +648,21 @@ def test_regression(rng, tmp_path, targets):
     assert frame["val_data_loss"].item() == pytest.approx(((predicted - truth) ** 2).mean(), rel=1e-5)
 
 
+@pytest.mark.thorough
+def test_a_test_score_that_is_no_finite_number_is_a_result(rng, tmp_path):
+    far, y = regression(20, rng, None)
+    far[0] = 1e25  # its square is no float32
+    data = Data("line", *regression(60, rng, None), far, y)
+    for name, changes in (("split", {"seeds": [0, 1, 2]}), ("folds", {"folds": 2, "seeds": [0]})):
+        bench = runner.prepare(spec(**changes, training={"epochs": 2, "batch_size": 32}), data, False)
+        summary = run(bench, tmp_path / name)
+        assert table(bench, tmp_path / name)["test_data_loss"].isna().all()
+        assert summary.recommended is not None
+        before = (tmp_path / name / "summary.json").read_bytes()
+        run(bench, tmp_path / name)
+        assert (tmp_path / name / "summary.json").read_bytes() == before
+
+
 def test_more_targets_than_outputs_are_refused(rng):
     data = Data("plane", *regression(60, rng, 3), *regression(20, rng, 3))
     with pytest.raises(ModelError, match="1 outputs, but a target of plane has 3"):

@@ -580,6 +580,12 @@ def test_the_study_at_a_cell_has_the_options_of_its_arm():
     assert StudySpec.parse(tomllib.loads(spec.to_toml())) == spec
 
 
+def test_an_arm_may_be_called_as_a_default_is():
+    spec = parsed(HEAD + GOOD.replace('"L2"', '"arm"'))
+    assert spec.arms[0].name == "arm"
+    assert StudySpec.parse(tomllib.loads(spec.to_toml())) == spec
+
+
 def test_arms_without_options_are_stored_without_them():
     (arm,) = tomllib.loads(parsed(HEAD + GOOD).to_toml())["arms"]
     assert arm.keys() == {"name", "recipe", "strengths"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import subprocess
@@ -382,6 +383,8 @@ def test_test_scores_read_back(place):
     assert place.test_scores() == {}
     place.write_test_scores({"k": {"test_data_loss": 1 / 3}})
     assert place.test_scores() == {"k": {"test_data_loss": 1 / 3}}
+    place.write_test_scores({"k": {"test_data_loss": math.inf}})  # as of a test row that is far outside
+    assert math.isnan(place.test_scores()["k"]["test_data_loss"])
 
 
 # --- the trial store -----------------------------------------------------------------------------------

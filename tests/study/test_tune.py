@@ -141,6 +141,38 @@ def test_how_a_model_was_compiled_is_taken_as_far_as_a_study_can_say_it():
     assert compiled(model) == {"optimizer": "sgd", "learning_rate": pytest.approx(0.01)}
 
 
+def test_an_optimizer_or_a_loss_that_is_asked_for_takes_nothing_from_the_model(arrays):
+    model = mlp((6,), 2, hidden=[3])
+    model.compile(keras.optimizers.SGD(0.3, momentum=0.9), keras.losses.Huber(2.0))
+    training = {"optimizer": "adam", "loss": "auto"}  # and no warning of a loss that is not wanted
+    found = study(model, arrays, target="kernel", penalty="l2", training=training).spec.training
+    assert (found.optimizer, found.learning_rate, found.optimizer_options) == ("adam", None, {})
+
+
+def test_an_optimizer_that_compile_wrapped_is_what_is_inside():
+    model = mlp((4,), 2, hidden=[3])
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5)))
+    assert compiled(model) == {"optimizer": "sgd", "learning_rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (keras.losses.CategoricalCrossentropy(label_smoothing=0.25), {"label_smoothing": 0.25}),
+        (
+            keras.losses.BinaryCrossentropy(label_smoothing=0.25),
+            {"label_smoothing": 0.25, "loss": "binary_crossentropy"},
+        ),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), {}),
+    ],
+)
+def test_a_crossentropy_keeps_its_smoothing(loss, found):
+    model = mlp((4,), 2, hidden=[3])
+    model.compile("adam", loss)
+    taken = compiled(model)
+    assert {key: taken[key] for key in taken.keys() & {"loss", "label_smoothing"}} == found
+
+
 def test_a_schedule_and_momentum_are_taken_and_trained_with(arrays, tmp_path):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
     model = mlp((6,), 2, hidden=[3])
@@ -167,6 +199,9 @@ def test_what_a_study_can_not_say_is_warned_of():
         assert "loss" not in compiled(model)
     model.compile("adam", lambda y, p: keras.ops.mean(p))
     with pytest.warns(ShrinkageWarning, match="the loss <lambda>"):
+        compiled(model)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(ignore_class=0))
+    with pytest.warns(ShrinkageWarning, match="the loss SparseCategoricalCrossentropy as it was compiled"):
         compiled(model)
 
 

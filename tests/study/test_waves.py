@@ -244,7 +244,7 @@ def cut(seen: dict[tuple[str, float | None], list[int]], blobs: Any) -> dict[Any
     bench = prepared(blobs, seeds=4)
     done = [Trial(*cell, seed, -1, f"{cell} {seed}") for cell, seeds in seen.items() for seed in seeds]
     kept: dict[Any, set[int]] = {}
-    for trial in runner._decisive(bench, done):
+    for trial in runner._decisive(bench, done, cut=True):
         kept.setdefault(trial.cell, set()).add(trial.seed)
     return kept
 
@@ -257,6 +257,45 @@ def test_after_a_cut_arms_are_compared_on_what_they_have_in_common(blobs):
     assert cut(part, blobs) == {none: {0, 1}, weak: {0, 1}, strong: {0}}
     assert cut({weak: [0], strong: [0]}, blobs) == {weak: {0}, strong: {0}}
     assert cut({none: [3], weak: [0], strong: [0]}, blobs) == {weak: {0}, strong: {0}}
+
+
+def test_a_search_that_was_not_cut_keeps_all_seeds_of_the_baseline_whatever_diverged(blobs):
+    bench = prepared(blobs, seeds=4)
+    done = [Trial("none", None, seed, -1, f"none {seed}") for seed in range(4)]
+    done.append(Trial("L2", 0.1, 0, -1, "diverged"))
+    assert list(runner._decisive(bench, done, cut=False)) == done
+
+
+@pytest.mark.parametrize(
+    ("folds", "kept"),
+    [
+        ([0, 1, 2], [0, 1]),  # the second repeat lacks a fold
+        ([0, 1, 2, 4], [0, 1]),  # halves of two make no whole one
+        ([0, 1, 2, 3, 4], [0, 1, 2, 3]),
+        ([0, 2, 3], [2, 3]),
+        ([1], [1]),
+        ([], []),
+    ],
+)
+def test_after_a_cut_repeated_folds_are_whole_repeats(folds, kept):
+    units = {(7, fold) for fold in folds}
+    assert sorted(runner._whole(units, 2)) == [(7, fold) for fold in kept]
+    assert runner._whole(units, None) == units
+
+
+@pytest.mark.parametrize(
+    ("units", "choosing", "over", "said"),
+    [
+        (range(2), range(5), "seeds", "the 2 seeds of 5 that"),
+        (range(12), range(20), "folds", "the 3 folds of 5 that"),
+        (range(18), range(20), "folds", "the 18 of 20 pairs of a seed and one of the folds that"),
+    ],
+)
+def test_what_is_left_after_a_cut_is_counted_in_what_errors_are_over(units, choosing, over, said):
+    found, every = ([(i, -1) if over == "seeds" else (i % 4, i // 4) for i in of] for of in (units, choosing))
+    (note,) = notes.cut_note(found, every, over)
+    assert said in note
+    assert notes.cut_note(every, every, over) == ()
 
 
 @pytest.mark.thorough

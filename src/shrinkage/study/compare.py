@@ -311,7 +311,7 @@ def _compared(
 
 def _trial_notes(table: Sequence[Cell], looked: Sequence[Cell], over: Over) -> tuple[str, ...]:
     every = (*table, *looked)
-    only_looked = {_key(cell) for cell in looked} - set(map(_key, table))
+    only_looked = {_key(cell) for cell in looked if not cell.diverged} - set(map(_key, table))
     return notes.trial_notes(
         over=over,
         trials=sum(cell.trials for cell in every),
@@ -341,9 +341,13 @@ def _with_explored(
             )  # fmt: skip
             continue
         tried = {cell.strength for cell in own if cell.strength is not None} | set(found[arm].strengths)
-        new = tried - set(found[arm].strengths)
+        new = [cell for cell in own if cell.strength not in (None, *found[arm].strengths)]
+        lost = sum(cell.diverged > 0 for cell in new)
         found[arm] = replace(
-            found[arm], strengths=tuple(sorted(tried)), partial=found[arm].partial + len(new)
+            found[arm],
+            strengths=tuple(sorted(tried)),
+            ineligible=found[arm].ineligible + lost,
+            partial=found[arm].partial + len(new) - lost,
         )
     return found
 

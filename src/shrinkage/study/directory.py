@@ -7,6 +7,7 @@ is there.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from shrinkage.errors import RunError
 from shrinkage.study.files import UNFINISHED, remove, write_atomically, write_json
+from shrinkage.study.records import as_json
 
 if TYPE_CHECKING:  # what is stored can be read where no backend of Keras is installed
     from shrinkage.study.design import Trial
@@ -206,13 +208,16 @@ class RunDirectory:
         return json.loads(path.read_text()) if path.exists() else None
 
     def test_scores(self) -> dict[str, dict[str, float]]:
-        """Return the test scores by trial key."""
-        scores: dict[str, dict[str, float]] = self.read_json(self.path / "test.json") or {}
-        return scores
+        """Return the test scores by trial key; what is no finite number is NaN."""
+        stored = self.read_json(self.path / "test.json") or {}
+        return {
+            key: {name: math.nan if value is None else value for name, value in scores.items()}
+            for key, scores in stored.items()
+        }
 
     def write_test_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Store the test scores by trial key."""
-        write_json(self.path / "test.json", scores)
+        write_json(self.path / "test.json", as_json(scores))
 
 
 class Checkpoints:

@@ -7,11 +7,11 @@ it chooses, trains what it chose on all that it sees, and is scored on the part.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shrinkage.data import Data
-from shrinkage.study import splits
 from shrinkage.study.directory import RunDirectory
 from shrinkage.study.files import write_json
 from shrinkage.study.final import Nested, Outer, Refit
@@ -36,7 +36,12 @@ def names(spec: StudySpec) -> list[str]:
 
 
 def run_nested(
-    study: Study, data: Data, directory: RunDirectory, allow_code: bool, observer: Observer
+    study: Study,
+    data: Data,
+    parts: Sequence[Split],
+    directory: RunDirectory,
+    allow_code: bool,
+    observer: Observer,
 ) -> Nested:
     """Run a study once for each outer part, and add what that gives to its ``summary.json``.
 
@@ -48,6 +53,8 @@ def run_nested(
         As it was run in ``directory``, and has ended there.
     data
         Its data; the test rows have no part in this.
+    parts
+        The outer ones; see :func:`shrinkage.study.splits.outer_splits`.
     directory
         Where the caller holds the lock.
     allow_code
@@ -56,7 +63,7 @@ def run_nested(
         Told of each part, in a line.
     """
     spec, outer = study.spec, []
-    for fold, split in enumerate(splits.outer_splits(spec, data.y_train, data.groups)):
+    for fold, split in enumerate(parts):
         observer.say(f"Nested: the study without part {fold + 1} of {spec.nested}, on which it is scored.")
         place = RunDirectory(directory.path / "nested" / f"fold-{fold}")
         inner = type(study)(_model(spec, directory), part(data, split), **_fields(spec, fold, directory))

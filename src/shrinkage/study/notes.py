@@ -47,10 +47,9 @@ def arm_notes(choice: Selection, trials: int, diverged: int) -> tuple[str, ...]:
             f"{arm}: nothing could be chosen, since no cell was trained to the end on all {choice.over}."
         )
     elif diverged:
-        notes.append(
-            f"{arm}: {diverged} of {count(trials, 'trials')} diverged; "
-            f"{count(choice.ineligible, 'cells')} could not be chosen for it."
-        )
+        lost = f"{count(choice.ineligible, 'cells')} could not be chosen for it"
+        where = lost if choice.ineligible else "where the range was looked for"
+        notes.append(f"{arm}: {diverged} of {count(trials, 'trials')} diverged; {where}.")
     if choice.chosen is not None and choice.stopped:
         left = len(choice.strengths) - choice.stopped - choice.ineligible - choice.partial
         notes.append(
@@ -189,9 +188,13 @@ def cut_note(
             "The budget ended the search before a closer look: arms are compared where the range was looked "
             "for.",
         )
+    have, every = (len({unit[over != "seeds"] for unit in of}) for of in (units, choosing))
+    what = f"{count(have, over)} of {every}"
+    if have == every:
+        what = f"{len(units)} of {len(choosing)} pairs of a seed and one of the {over}"
     return (
-        f"The budget ended in the middle of a look: arms are compared on the {count(len(units), over)} of "
-        f"{len(choosing)} that they have in common.",
+        f"The budget ended in the middle of a look: arms are compared on the {what} that they "
+        "have in common.",
     )
 
 

@@ -161,7 +161,7 @@ def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Obs
             if full % _PRUNED == 0:
                 _prune(bench, directory, store)
     finished = store.finished()
-    trials = _decisive(bench, [t for t in search.trials if t.key in finished])
+    trials = _decisive(bench, [t for t in search.trials if t.key in finished], search.log.cut)
     own = {t.key: finished[t.key] for t in trials}
     explored = {t.key: finished[t.key] for t in search.trials if t.key in finished and t.key not in own}
     bench = replace(bench, trials=trials)
@@ -169,16 +169,19 @@ def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Obs
     return conclude(bench, directory, own, explored, scores, search, observer.say)
 
 
-def _decisive(bench: Bench, done: Sequence[Trial]) -> tuple[Trial, ...]:
+def _decisive(bench: Bench, done: Sequence[Trial], cut: bool) -> tuple[Trial, ...]:
     """Return the trials that the choice is made of.
 
-    They are on the units that choose. Where a budget ended a search in between, they are on as many units as
-    the baseline and some other cell have in common, at the worst on those where the range was looked for.
+    They are on the units that choose. Where a budget ended a search in between, ``cut``, they are on as many
+    units as the baseline and some other cell have in common, at the worst on those where the range was looked
+    for; of repeated folds on whole repeats, if there is one.
     """
     choosing, baseline = set(bench.space.choosing), bench.spec.baseline.name
     own = [t for t in done if (t.seed, t.fold) in choosing]
+    if not cut:
+        return tuple(own)
     for trials, least in ((own, {baseline}), (done, {baseline}), (own, set()), (done, set())):
-        units = _in_common(trials, least)
+        units = _whole(_in_common(trials, least), bench.spec.folds)
         if units:
             return tuple(t for t in trials if (t.seed, t.fold) in units)
     return ()
@@ -197,6 +200,15 @@ def _in_common(trials: Sequence[Trial], least: Set[str]) -> set[Unit]:
         if least < arms:
             return common
     return set()
+
+
+def _whole(units: set[Unit], folds: int | None) -> set[Unit]:
+    """Return those of the repeats that have all their folds; without such a one, the repeat with the most."""
+    repeats: dict[int, set[Unit]] = {}
+    for seed, fold in units:
+        repeats.setdefault(fold // folds if folds else 0, set()).add((seed, fold))
+    whole = [own for own in repeats.values() if len({fold for _, fold in own}) == folds]
+    return set().union(*(whole or [max(repeats.values(), key=len, default=set())]))
 
 
 def _open(bench: Bench, directory: RunDirectory) -> TrialStore:

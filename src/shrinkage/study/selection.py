@@ -308,7 +308,7 @@ def _select_one(arm: str, cells: Sequence[Cell], folds: int | None, searched: bo
         edge=edge,
         stability=stability,
         ineligible=sum(cell.diverged > 0 for cell in cells),
-        stopped=sum(cell.stopped > 0 for cell in cells),
+        stopped=sum(cell.stopped > 0 and not cell.diverged for cell in cells),
         partial=sum(cell.partial and not cell.stopped and not cell.diverged for cell in cells),
     )
 

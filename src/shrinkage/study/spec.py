@@ -244,9 +244,9 @@ class StudySpec(Part):
     def to_toml(self) -> str:
         """Return the text of ``study.toml``; reading it gives an equal spec."""
         fields = self.model_dump(mode="json", exclude_none=True)
-        usual: tuple[Any, ...] = ({}, Arm.model_fields["strength_per"].default)
         fields["training"] = {k: v for k, v in fields["training"].items() if v != {}}
-        fields["arms"] = [{k: v for k, v in arm.items() if v not in usual} for arm in fields["arms"]]
+        usual = {"model_options": {}, "training": {}, "strength_per": "arm"}
+        fields["arms"] = [{k: v for k, v in arm.items() if v != usual.get(k)} for arm in fields["arms"]]
         return tomli_w.dumps(fields)
 
     @classmethod

@@ -23,6 +23,7 @@ from shrinkage.study.observers import Observer, Silent
 from shrinkage.study.references import load_study_data
 from shrinkage.study.results import Results, frame
 from shrinkage.study.spec import StudySpec, resolved
+from shrinkage.study.splits import outer_splits
 from shrinkage.study.storage import TrialStore
 from shrinkage.study.summary import Summary
 from shrinkage.study.table import plan_html
@@ -231,8 +232,9 @@ class Study:
             bench = runner.prepare(self.spec, data, allow_code)
             try:
                 summary = runner.run(bench, place, observer or Silent())
-                if self.spec.nested:
-                    run_nested(self, data, place, allow_code, observer or Silent())
+                if self.spec.nested:  # parts of the targets as they are trained on
+                    parts = outer_splits(self.spec, bench.data.y_train, bench.data.groups)
+                    run_nested(self, data, parts, place, allow_code, observer or Silent())
             except KeyboardInterrupt:  # a notebook's stop button; what is finished can be looked at
                 self.directory = place.path
                 raise

@@ -110,8 +110,8 @@ class Selection:
     stability
         How the choice would have been with each split; ``None`` without folds, choice or strengths.
     ineligible, stopped, partial
-        How many cells have a diverged trial, how many one that was stopped at a rung, and how many have
-        neither but are partial.
+        How many cells have a diverged trial; of the others, how many one that was stopped at a rung; and
+        how many have neither but are partial.
     """
 
     arm: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,11 @@ from shrinkage.training.saved import load_model
 
 _OWN = {"self", "model", "data", "arms", "training"}  # of a study, what tune says itself
 _HERE = ("target", "penalty", "epochs", "batch_size", "training", "directory", "observer")
+_CROSSENTROPIES = (
+    keras.losses.BinaryCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.SparseCategoricalCrossentropy,
+)
 _SPLITS = 2  # one to find the range on, one to choose on
 
 
@@ -143,7 +148,7 @@ def study(
     if not {"validation", "folds", "repeats"} & options.keys():
         options["repeats"] = _SPLITS
     fields = {"name": "tune", "seeds": 1, "strategy": "auto", "refit": True, **options}
-    return Study(model, data, arms=arms, training={**compiled(model), **training}, **fields)
+    return Study(model, data, arms=arms, training={**compiled(model, training), **training}, **fields)
 
 
 def text_of(penalty: Any) -> str:
@@ -163,18 +168,24 @@ def _open(text: str) -> str:
     return found
 
 
-def compiled(model: Any) -> dict[str, Any]:
-    """Return how a model was compiled, as far as a study can say it; warn of what it can't."""
+def compiled(model: Any, chosen: Collection[str] = ()) -> dict[str, Any]:
+    """Return how a model was compiled, as far as a study can say it; warn of what it can't.
+
+    Where ``chosen`` has an ``optimizer`` or a ``loss``, the model's own, with all its arguments, is left.
+    """
     if isinstance(model, (str, Path)):
         if not str(model).endswith((".keras", ".h5")):
             return {}
         model = load_model(model)
     if not isinstance(model, keras.Model) or not model.compiled or model.optimizer is None:
         return {}
-    return {**_optimizer(model.optimizer), **_loss(model.loss)}
+    optimizer = {} if "optimizer" in chosen else _optimizer(model.optimizer)
+    return {**optimizer, **({} if "loss" in chosen else _loss(model.loss))}
 
 
 def _optimizer(optimizer: Any) -> dict[str, Any]:
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # compile wraps it in mixed_float16
+        optimizer = optimizer.inner_optimizer
     kind = type(optimizer)
     if getattr(keras.optimizers, kind.__name__, None) is not kind:
         _warn(f"the optimizer {kind.__name__}", "adam")
@@ -201,10 +212,8 @@ def _loss(loss: Any) -> dict[str, Any]:
     """Return a loss that is known by its name; which crossentropy it is depends on the targets."""
     if isinstance(loss, str):
         return {} if loss == "categorical_crossentropy" else {"loss": loss}
-    if isinstance(loss, keras.losses.CategoricalCrossentropy | keras.losses.SparseCategoricalCrossentropy):
-        return {}
-    if isinstance(loss, keras.losses.BinaryCrossentropy):
-        return {"loss": "binary_crossentropy"} if not loss.from_logits else {}
+    if type(loss) in _CROSSENTROPIES:
+        return _crossentropy(loss)
     name = _known(loss)
     if name:
         return {"loss": name}
@@ -212,6 +221,20 @@ def _loss(loss: Any) -> dict[str, Any]:
         what = getattr(loss, "__name__", type(loss).__name__)
         _warn(f"the loss {what} as it was compiled", "what fits the targets")
     return {}
+
+
+def _crossentropy(loss: Any) -> dict[str, Any]:
+    """Return a crossentropy's smoothing, and its name if that is not told from targets and outputs."""
+    config, usual = loss.get_config(), type(loss)().get_config()
+    changed = {key for key, value in config.items() if value != usual.get(key)}
+    if changed - {"name", "from_logits", "label_smoothing"}:
+        _warn(f"the loss {type(loss).__name__} as it was compiled", "the usual one")
+    found: dict[str, Any] = {}
+    if type(loss) is keras.losses.BinaryCrossentropy and not loss.from_logits:
+        found["loss"] = "binary_crossentropy"
+    if config.get("label_smoothing"):
+        found["label_smoothing"] = config["label_smoothing"]
+    return found
 
 
 def _known(loss: Any) -> str:

@@ -300,6 +300,8 @@ def _advice(name: str, baseline: str, over: Over, compared: Sequence[Difference]
     """Say what to do, from the verdicts, headline measure first."""
     verdicts, rows = [found.verdict for found in compared], rows_of(over)
     n, within = count(compared[0].test.n, over), compared[0].equivalence
+    if compared[0].test.n == 0:
+        return f"So: take {name} for now; what it scored on {rows} is no finite number, which tells nothing."
     if verdicts[0] == "no test":
         return f"So: take {name} for now, and run more {over} to learn whether it differs from {baseline}."
     if {"better", "worse"} <= set(verdicts):
