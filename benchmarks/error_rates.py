@@ -122,15 +122,16 @@ def _chunk(plan: Plan, studies: int, rng: np.random.Generator) -> tuple[dict[str
     held, tested = [], []
     for _ in range(plan.repeats):
         order = np.argsort(rng.random(y.shape), axis=1)
-        inputs = np.take_along_axis(x, order[:, None, :, None], axis=2)[:, :, None]
+        inputs = np.take_along_axis(x, order[:, None, :, None], axis=2)
         answers = np.take_along_axis(y, order, axis=1)
-        parts = 1 if plan.random else plan.folds or 1
+        every, parts = _moments(inputs, answers), 1 if plan.random else plan.folds or 1
         for out in np.array_split(np.arange(plan.rows), plan.folds or 3)[:parts]:
             drawn = drawn if plan.common else _drawn(plan, shape, rng)
-            features, kept = inputs @ drawn, np.delete(np.arange(plan.rows), out)
-            weights = _ridge(features[:, :, :, kept], answers[:, kept])
-            held.append(_scored(features[:, :, :, out], answers[:, out], weights))
-            tested.append(_scored(x_test[:, :, None] @ drawn, y_test, weights))
+            held_out = slice(out[0], out[-1] + 1)
+            own = inputs[:, :, held_out], answers[:, held_out]
+            weights = _ridge(drawn, *(all_ - part for all_, part in zip(every, _moments(*own), strict=True)))
+            held.append(_scored(*own, weights))
+            tested.append(_scored(x_test, y_test, weights))
     return _by_unit(held, plan), _by_unit(tested, plan)
 
 
@@ -152,14 +153,22 @@ def _data(plan: Plan, studies: int, rng: np.random.Generator) -> tuple[Array, Ar
     return x, np.where(signal + rng.normal(size=signal.shape) > 0, 1.0, -1.0)
 
 
-def _ridge(x: Array, y: Array) -> Array:
+def _moments(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return X'X and X'y, each (studies, blocks, INPUTS, …): all that ridge regression asks of rows."""
     across = np.swapaxes(x, -1, -2)
-    return np.linalg.solve(across @ x + RIDGE * np.eye(x.shape[-1]), across @ y[:, None, None, :, None])
+    return across @ x, across @ y[:, None, :, None]
+
+
+def _ridge(drawn: Array, inner: Array, cross: Array) -> Array:
+    """Return weights of the inputs, (studies, cells, seeds, INPUTS), regressed on their projections."""
+    across = np.swapaxes(drawn, -1, -2)
+    gram = across @ inner[:, :, None] @ drawn + RIDGE * np.eye(drawn.shape[-1])
+    return (drawn @ np.linalg.solve(gram, across @ cross[:, :, None]))[..., 0]
 
 
 def _scored(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
     """Return accuracy and squared error, each (studies, cells, seeds)."""
-    answer, truth = (x @ weights)[..., 0], y[:, None, None]
+    answer, truth = weights @ np.swapaxes(x, -1, -2), y[:, None, None]
     return ((answer > 0) == (truth > 0)).mean(axis=-1), ((answer - truth) ** 2).mean(axis=-1)
 
 
