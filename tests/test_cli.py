@@ -730,7 +730,7 @@ WRONG = {
     "lambda to apply": ("apply lambda.keras -o w.keras -r head:kernel=l2(1)", "lambda.keras"),
     "absent to tune": ("tune none.keras --data digits", "no saved model 'none.keras'"),
     "begun otherwise": ("tune m.keras --data blobs.npz --initial old", "--initial", "fresh or saved"),
-    "penalty to tune": ("tune m.keras --data blobs.npz --penalty l3", "'l3(strength)'", "l1(l1)"),
+    "penalty to tune": ("tune m.keras --data blobs.npz --penalty l3", "'l3' is no penalty to tune", "l1, l2"),
     "no time": ("tune m.keras --data blobs.npz --budget soon", "budget", "10 min"),
     "one fold": ("tune m.keras --data blobs.npz --folds 1", "folds"),
     "no seed": ("tune m.keras --data blobs.npz --seeds 0", "seeds", "1 to 10,000"),

@@ -114,6 +114,15 @@ def test_no_screen_where_there_is_nothing_to_draw_or_no_way_to(make_spec, tell, 
     assert "\x1b" not in file.getvalue()
 
 
+@pytest.mark.parametrize("more", [1, 2])
+def test_a_search_whose_first_trials_were_found_has_its_screen_once_more_are_asked_for(make_spec, tell, more):
+    row = {"arm": "none", "strength": None, "seed": 0, "fold": -1, "state": "complete", "val_data_loss": 0.1}
+    file = io.StringIO()
+    with Live(Console(file=file, width=100, force_terminal=True)) as live:
+        tell(live, make_spec(arms=[], seeds=1), [row]).observer.more(more, "a closer look")
+    assert ("\x1b[?25l" in file.getvalue()) == (more > 1)  # the cursor is hidden: a screen
+
+
 def test_the_screen_is_taken_down_after_an_error(make_spec, tell):
     file = io.StringIO()
 

@@ -300,4 +300,6 @@ def test_what_is_no_better_than_a_guess_has_learned_nothing():
     assert diagnose(rows, choices)["none"].status == "good"
     found = diagnose(rows, choices, guess=math.log(3))["none"]
     assert (found.status, found.learned) == ("underfit", False)
-    assert "nothing was learned" in found.sentence
+    assert found.next_step.startswith("Nothing was learned")
+    rows["val_data_loss"] += 1  # far from new data as well: that is no good either
+    assert diagnose(rows, choices, guess=math.log(3))["none"].status == "underfit"

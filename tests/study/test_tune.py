@@ -149,6 +149,44 @@ def test_an_optimizer_or_a_loss_that_is_asked_for_takes_nothing_from_the_model(a
     assert (found.optimizer, found.learning_rate, found.optimizer_options) == ("adam", None, {})
 
 
+def test_frozen_layers_are_never_drawn_anew(arrays):
+    model = mlp((6,), 2, hidden=[3, 3])
+    model.layers[0].trainable = False
+    with pytest.raises(ModelError, match=rf"frozen \({model.layers[0].name}\).*--initial saved"):
+        shrinkage.tune(model, arrays, epochs=1)
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:.*no place to save it:shrinkage.errors.ShrinkageWarning")
+def test_the_model_that_is_returned_has_a_penalty_that_its_file_has_no_place_for(arrays):
+    x, y = arrays[0], np.random.default_rng(1).integers(0, 2, 100)  # noise: the stronger, the better
+    options = {"target": "unit", "penalty": "group_lasso", "epochs": 8, "training": {"learning_rate": 0.01}}
+    model, strength, evidence = shrinkage.tune(mlp((6,), 2, hidden=[30]), (x, y, x, y), **options)
+    assert evidence.recommended.arm == "group_lasso"
+    rows = shrinkage.describe(model).rows
+    assert rows
+    assert {row.penalty for row in rows} == {str(shrinkage.GroupLasso(strength))}
+
+
+@pytest.mark.parametrize(
+    ("penalty", "said"),
+    [
+        (None, "'none' is no penalty to tune; take one of l1, l2"),
+        ("elasticnet", "Elastic net is 'l1_l2'"),
+        ("grup_lasso", "Did you mean 'group_lasso'"),
+    ],
+)
+def test_what_is_no_penalty_to_tune_is_told_what_is(arrays, penalty, said):
+    with pytest.raises(SpecError, match=said):
+        study("shrinkage.models:mlp", arrays, target="kernel", penalty=penalty, training={})
+
+
+def test_targets_that_are_no_probabilities_are_refused_by_a_crossentropy(arrays):
+    x, y = arrays[0], np.linspace(-1.0, 2.0, len(arrays[0])).astype("float32")
+    with pytest.raises(ModelError, match=r"'binary_crossentropy' is of probabilities.*from -1 to 2"):
+        shrinkage.tune(ending_in("sigmoid", inputs=6), (x, y, x, y), training={"loss": "binary_crossentropy"})
+
+
 def test_an_optimizer_that_compile_wrapped_is_what_is_inside():
     model = mlp((4,), 2, hidden=[3])
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5)))
@@ -216,8 +254,8 @@ def test_penalties_targets_and_arguments_are_taken_as_they_come(arrays):
         shrinkage.tune("shrinkage.models:mlp", arrays, fold=3)
 
 
-def ending_in(activation, outputs=1):
-    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(outputs, activation)])
+def ending_in(activation, outputs=1, inputs=3):
+    return keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs, activation)])
 
 
 def test_zeros_and_ones_are_classes_for_a_sigmoid_whatever_their_type(tmp_path):

@@ -293,9 +293,10 @@ def test_after_a_cut_repeated_folds_are_whole_repeats(folds, kept):
 )
 def test_what_is_left_after_a_cut_is_counted_in_what_errors_are_over(units, choosing, over, said):
     found, every = ([(i, -1) if over == "seeds" else (i % 4, i // 4) for i in of] for of in (units, choosing))
-    (note,) = notes.cut_note(found, every, over)
+    (note,) = notes.cut_note(found, every, over, explored=False)
     assert said in note
-    assert notes.cut_note(every, every, over) == ()
+    assert notes.cut_note(every, every, over, explored=False) == ()
+    assert "before a closer look" in str(notes.cut_note(found, every, over, explored=True))
 
 
 @pytest.mark.thorough

@@ -133,7 +133,7 @@ def _compared(summary: Summary, evidence: Evidence, facts: Fact, seen: Fact) -> 
 
 def _turns(summary: Summary, facts: Fact) -> Text:
     """Say how often the rows to learn from and to choose by change places."""
-    if not summary.folds:
+    if not summary.folds or (summary.over == "splits" and summary.folds == 1):
         return Text("", ())
     if summary.over == "splits":
         return tell(", drawn anew in each of {folds} splits", folds=facts.folds)

@@ -90,7 +90,10 @@ class Live:
         """Say what a search tries next."""
         with self._lock:
             self._progress.more(total)
+            waits = self._progress.done < total
         self.say(f"{why}: {count(total, 'trials')} in all")
+        if self._screen is not None and waits and not self._screen.is_started:  # all before was found
+            self._screen.start()
 
     def epoch(self, record: Record) -> None:
         """Take note of an epoch; in a log, say now and then how far the trials that run have come."""

@@ -17,10 +17,10 @@ diverged  no eligible cell, or T or V is not finite
 overfit   V turned (below), V is above T by more than at the turn, and these weights were kept; or
           V is clearly (``VAL_MARGIN``) above best's, while T is clearly (``TRAIN_MARGIN``) below
           best's: a model held back more did better on new data
-underfit  the gap is small (``SMALL_GAP``), and either T is clearly (``TRAIN_MARGIN``) above the lowest
-          T of any arm and V clearly (``VAL_MARGIN``) above best's, or V was still falling steeply
-          (``STEEP_FALL``), or nothing was learned: T never fell below its first value in three
-          epochs or more, or is not clearly (``VAL_MARGIN``) below ``guess``
+underfit  nothing was learned: T never fell below its first value in three epochs or more, or is not
+          clearly (``VAL_MARGIN``) below ``guess``; or the gap is small (``SMALL_GAP``), and either T is
+          clearly (``TRAIN_MARGIN``) above the lowest T of any arm and V clearly (``VAL_MARGIN``) above
+          best's, or V was still falling steeply (``STEEP_FALL``)
 good      otherwise
 ========= ===========================================================================================
 
@@ -285,8 +285,7 @@ def _status(found: Diagnosis, best: Diagnosis, lowest: Diagnosis, early_stopping
         return "overfit"
     fits_worse = _clearly_above(train, lowest.train_data_loss, TRAIN_MARGIN, train.se)
     steep = found.still_falling and found.last_fall > STEEP_FALL
-    if found.gap.mean <= SMALL_GAP * abs(val.mean) and (
-        (fits_worse and val_behind) or steep or not found.learned
-    ):
+    small = found.gap.mean <= SMALL_GAP * abs(val.mean)
+    if not found.learned or (small and ((fits_worse and val_behind) or steep)):
         return "underfit"
     return "good"

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 from keras.src.trainers import compile_utils
+from numpy.typing import NDArray
 
 from shrinkage.data import Data
 from shrinkage.errors import ModelError, RecipeError, ShrinkageError
-from shrinkage.recipe import Recipe, bind, describe, strip
+from shrinkage.recipe import Recipe, bind, describe, sites, strip
 from shrinkage.study import design, splits
 from shrinkage.study.arm import Arm
 from shrinkage.study.references import ModelSource, as_taken, model_source
@@ -113,6 +115,8 @@ class Groups:
         with named(first):
             source = model_source(own, self.data, self._allow_code)
             model = with_fresh_names(source.build)
+            if own.initial == "fresh":
+                check_frozen(model)
             if not self._splits:  # the baseline's model, the first, stands for the others'
                 self._prepare(own, model)
             strip(model)
@@ -200,6 +204,27 @@ def named(arm: str) -> Iterator[None]:
         raise type(error)(f"Arm {arm!r}: {error}") from error
 
 
+def check_frozen(model: Any) -> None:
+    """Check that no layer is frozen whose weights would be drawn anew.
+
+    Raises
+    ------
+    ModelError
+        If one is, naming it: what it has learned would be lost.
+    """
+    frozen = [
+        site.path
+        for site in sites(model)
+        if site.layer.weights and not site.layer.trainable and not isinstance(site.layer, keras.Model)
+    ]
+    if frozen:
+        more = f" and {len(frozen) - 2} more" if len(frozen) > 2 else ""
+        raise ModelError(
+            f"Layers are frozen ({', '.join(frozen[:2])}{more}), and fresh weights would make noise of what "
+            'they have learned; initial = "saved" (--initial saved) begins from the model\'s own weights.'
+        )
+
+
 def check_objective(objective: Objective, model: Any, data: Data) -> None:
     """Take the loss and the metrics of a few rows, so that what does not fit is found before training.
 
@@ -211,6 +236,7 @@ def check_objective(objective: Objective, model: Any, data: Data) -> None:
     outputs = getattr(model, "output_shape", None)
     if not isinstance(outputs, tuple) or None in outputs[1:]:
         return
+    _check_range(objective, data.y_train)
     rows = min(len(data.y_train), outputs[-1] + 1)  # so that rows are never taken for outputs
     y, predicted = data.y_train[:rows], np.full((rows, *outputs[1:]), 1 / outputs[-1], "float32")
     for what, entry in (("loss", objective.loss), *(("metric", m) for m in objective.metrics)):
@@ -229,6 +255,18 @@ def check_objective(objective: Objective, model: Any, data: Data) -> None:
                 f"The {what} {entry!r} does not fit targets of shape {y.shape[1:]} and type {y.dtype} "
                 f"with outputs of shape {outputs[1:]}: {reason(error)}{hint}"
             ) from error
+
+
+def _check_range(objective: Objective, y: NDArray[Any]) -> None:
+    loss = objective.loss
+    name = loss if isinstance(loss, str) else str(getattr(loss, "name", ""))
+    if not name.startswith(("binary_", "categorical_")) or not name.endswith("crossentropy"):
+        return
+    if y.dtype.kind == "f" and not (y.min() >= 0 and y.max() <= 1):
+        raise ModelError(
+            f"The loss {name!r} is of probabilities, targets from 0 to 1, and these go from {y.min():.4g} to "
+            f"{y.max():.4g}; for a regression take mean_squared_error."
+        )
 
 
 def reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -54,12 +55,13 @@ def arm_notes(choice: Selection, trials: int, diverged: int) -> tuple[str, ...]:
         left = len(choice.strengths) - choice.stopped - choice.ineligible - choice.partial
         notes.append(
             f"{arm}: {were(choice.stopped, 'strengths')} stopped at a rung; "
-            f"the chosen and the 1-SE strength are of the {left} trained to the end."
+            f"{'the chosen one is' if choice.one_se is None else 'the chosen and the 1-SE strength are'} "
+            f"of the {left} trained to the end."
         )
     if choice.stability is not None and len(choice.stability.strengths) > 1 and len(choice.strengths) > 1:
         notes.append(f"{arm}: {stability(choice.stability, choice.over)}.")
     if choice.chosen is not None and choice.strengths and choice.one_se is None:
-        notes.append(f"{arm}: one {choice.over[:-1]} has no standard error, so there is no 1-SE strength.")
+        notes.append(f"{arm}: it was chosen on one {choice.over[:-1]}, so there is no 1-SE strength.")
     return tuple(notes)
 
 
@@ -178,12 +180,15 @@ def _correction_note(over: Over, units: int, train_test_ratio: float, tuned: boo
 
 
 def cut_note(
-    units: Collection[tuple[int, int]], choosing: Collection[tuple[int, int]], over: Over
+    units: Collection[tuple[int, int]], choosing: Collection[tuple[int, int]], over: Over, explored: bool
 ) -> tuple[str, ...]:
-    """Say what arms are compared on where a budget ended a search before that was all that choose."""
+    """Say what arms are compared on where a budget ended a search before that was all that choose.
+
+    ``explored``: no look came after the one that the range was looked for with.
+    """
     if set(units) == set(choosing):
         return ()
-    if not set(units) <= set(choosing):
+    if explored or not set(units) <= set(choosing):
         return (
             "The budget ended the search before a closer look: arms are compared where the range was looked "
             "for.",
@@ -204,14 +209,18 @@ def search_notes(found: Searched) -> tuple[str, str]:
     return f"The search ({found.strategy}) tried {looks}.", f"It stopped: {found.ended}"
 
 
-def refit_note(refit: Refit, chosen: Cell | None) -> tuple[str, ...]:
-    """Say where the model that was trained again is far from the trials at its strength on test data."""
-    if chosen is None or not abs(refit.test_accuracy - chosen.test_accuracy.mean) > _FAR:
+def refit_note(refit: Refit, chosen: Cell | None, rows: int) -> tuple[str, ...]:
+    """Say where the model that was trained again is far from the trials at its strength on test ``rows``."""
+    if chosen is None:
+        return ()
+    usual = chosen.test_accuracy.mean
+    by_chance = 2 * math.sqrt(max(usual * (1 - usual), 0.0) / rows)  # two standard errors of a share
+    if not abs(refit.test_accuracy - usual) > max(_FAR, by_chance):
         return ()
     return (
         f"The model of models/best.keras has a test accuracy of {percent(refit.test_accuracy)}, the trials "
-        f"at its strength had {percent(chosen.test_accuracy.mean)}: what a training comes to depends much on "
-        "its seed here, or it has not come to rest.",
+        f"at its strength had {percent(usual)}: what a training comes to depends much on "
+        "its rows and its seed here, or it has not come to rest.",
     )
 
 

@@ -102,14 +102,18 @@ def _said(
     if bench.spec.strategy == "path":
         yield notes.PATH
     if cut:
-        yield from notes.cut_note(summary.units, bench.space.choosing, summary.over)
+        waves = () if search is None else search.waves
+        explored = bench.spec.explores and not any("closer" in wave.why for wave in waves)
+        yield from notes.cut_note(summary.units, bench.space.choosing, summary.over, explored)
     if search is not None:
         yield from notes.search_notes(search)
     for arm, trial in best.items():
         if trial.ratios:
             yield notes.rules_note(arm, _recipe(bench, trial).to_list())
     if again is not None:
-        yield from notes.refit_note(again.record, summary.arm(again.record.arm).selection.chosen)
+        yield from notes.refit_note(
+            again.record, summary.arm(again.record.arm).selection.chosen, len(bench.data.x_test)
+        )
 
 
 def _refit(

@@ -148,7 +148,7 @@ def _devices() -> str:
 def _run(bench: Bench, directory: RunDirectory, store: TrialStore, observer: Observer) -> Summary:
     spec, search = bench.spec, Search(bench, directory, store, observer)
     before = store.finished()
-    observer.begin(spec, len(bench.trials), list(before.values()))
+    observer.begin(spec, max(len(bench.trials), len(before)), list(before.values()))
     todo = [trial for trial in bench.trials if trial.key not in before]
     _decide(bench, directory, observer, bool(todo) or not (spec.is_settled or search.log.ended))
     left, full = Counter(trial.cell for trial in todo), 0

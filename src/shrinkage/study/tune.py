@@ -13,7 +13,8 @@ import keras
 
 from shrinkage.errors import ModelError, RunError, ShrinkageWarning, SpecError, did_you_mean
 from shrinkage.penalties import get_penalty
-from shrinkage.recipe import Rule
+from shrinkage.penalties.text import TEXT_FORMS
+from shrinkage.recipe import Recipe, Rule, apply, strip
 from shrinkage.study.observers import Observer
 from shrinkage.study.study import Study
 from shrinkage.study.summary import Summary
@@ -123,7 +124,13 @@ def tune(
             raise RunError(f"There is no strength to choose. {' '.join(evidence.headline)}")
         if not saved.exists():
             raise ModelError("Keras can't save this model, so there is none to return; use shrinkage.Study.")
-        return Tuned(load_model(saved), best.strength or 0.0, evidence)
+        found = load_model(saved)
+        if best.strength is not None:  # a file has no place for penalties of units
+            strip(found)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ShrinkageWarning)  # the run has said so
+                apply(found, Recipe(given.spec.arm(best.arm).recipe).at(best.strength))
+        return Tuned(found, best.strength or 0.0, evidence)
 
 
 def study(
@@ -158,6 +165,10 @@ def text_of(penalty: Any) -> str:
 
 def _open(text: str) -> str:
     """Return a penalty with its strength left open."""
+    name = text.partition("(")[0].strip()
+    if name not in TEXT_FORMS:
+        hint = " Elastic net is 'l1_l2'." if name.startswith("elastic") else did_you_mean(name, TEXT_FORMS)
+        raise SpecError(f"{text!r} is no penalty to tune; take one of {', '.join(TEXT_FORMS)}.{hint}")
     halves = "(0.5*strength, 0.5*strength)" if text == "l1_l2" else "(strength)"
     found = text if "(" in text else f"{text}{halves}"
     made = get_penalty(found)

@@ -338,9 +338,7 @@ def diagnosis(found: Diagnosis) -> str:
             f"validation turned at epoch {found.turn_epoch} of {found.epochs}{gap} "
             f"and rose by {number(found.rise)}"
         )
-    elif not found.learned:
-        parts.append("nothing was learned")
-    elif found.still_falling:
+    elif found.learned and found.still_falling:  # what learned nothing is told so by the next step
         parts.append(f"validation was still falling at epoch {found.epochs}")
     return "; ".join(parts) + "."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,18 @@ def load_model(path: str | Path) -> Any:
         raise ModelError(f"There is no saved model {str(path)!r}.")
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ModelError(f"{str(path)!r} is no saved Keras model; give a .keras file.")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelError(
+            f"The model {str(path)!r} can't be loaded: it is damaged, cut short, or no .keras file."
+        )
     try:
         return _loaded(path, compiled=True)
     except Exception as error:  # Keras raises many kinds for a broken or foreign file
+        if "safe_mode" in str(error):
+            raise ModelError(
+                f"The model {str(path)!r} can't be loaded: it holds code, as a Lambda layer does, which is "
+                "never run; put a layer of Keras's or a registered one in its place."
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         try:
             model = _loaded(path, compiled=False)
