@@ -329,7 +329,7 @@ def test_what_was_explored_is_told_and_has_no_say():
     mine, before = found.arm("l2"), plain.arm("l2")
     assert mine.selection.strengths == (0.1, 1.0, 100.0, 1000.0)
     assert (mine.trials, mine.diverged) == (before.trials + 3, 1)
-    assert mine.selection.partial == 2
+    assert (mine.selection.partial, mine.selection.ineligible) == (1, 1)  # 1000 diverged
     assert mine.selection.chosen == before.selection.chosen
     assert mine.cells == before.cells
     assert found.units == plain.units == ((0, 0), (0, 1), (0, 2))
