@@ -714,7 +714,7 @@ WRONG = {
     "folder": ("describe .", "no saved model"),
     "no model": ("describe blobs.npz", "blobs.npz"),
     "half": ("check half.keras", "half.keras"),
-    "lambda": ("describe lambda.keras", "lambda.keras", "can't be loaded"),
+    "lambda": ("describe lambda.keras", "lambda.keras", "can't be loaded: it holds code"),
     "unknown data": ("describe m.keras --data digist", "'digist'", "'digits'"),
     "data that does not fit": ("describe m.keras --data digits", "(5,)", "(8, 8, 1)"),
     "data that does not fit to check": ("check m.keras --data digits", "(5,)", "(8, 8, 1)"),

@@ -346,3 +346,15 @@ def test_the_order_is_fixed_for_good() -> None:
 def test_keys_are_small_numbers(parts: list[str]) -> None:
     assert 0 <= key(*parts) < 2**31
     assert key(*parts) == key(*parts)
+
+
+def test_what_a_layer_was_adapted_to_stays():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.arange(12.0, dtype="float32").reshape(4, 3))
+    model = keras.Sequential([keras.Input((3,)), normalization, keras.layers.Dense(2)])
+    before = model.get_weights()
+    initialise(model, 0)
+    after = model.get_weights()
+    for one, other in zip(before[:3], after[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(before[3], after[3])

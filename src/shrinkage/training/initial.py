@@ -67,7 +67,8 @@ def initialise(model: Any, seed: int) -> None:
     paths = lasting_paths(everywhere)
     for site in everywhere:
         if site.is_visible and not isinstance(site.layer, keras.Model) and site.layer.weights:
-            _draw(site, seed, paths)
+            if not hasattr(site.layer, "adapt"):  # what Normalization knows of the data is not chance's
+                _draw(site, seed, paths)
             owned.update(id(v) for v in site.layer.weights)
     own = [v.path for v in model.weights if id(v) not in owned]
     if own:
